@@ -1,0 +1,138 @@
+"""The command line. Imports are inside the commands, so that a sidecar never loads torch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from monitor import __version__
+from monitor.errors import BarographError, ConfigError
+
+if TYPE_CHECKING:
+    from monitor.config import Config
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Barograph watches the pressure inside a language model, token by token.")
+probes_app = typer.Typer(no_args_is_help=True, help="Fit and look at probes.")
+app.add_typer(probes_app, name="probes")
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="BAROGRAPH_CONFIG", help="The YAML configuration; without it, the defaults.")]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")]
+BankOption = Annotated[Path | None, typer.Option("--bank", help="A bank's folder; by default the one shipped for the model.")]
+
+
+def main() -> None:
+    """Run the command line. Mendable errors are one line and exit code 2."""
+    from probes.bank import BankError
+    from rules.document import DocumentError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "kafka", "ContinuousBatchingLogger"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except (BarographError, BankError, DocumentError) as error:
+        print(f"barograph: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _config(path: Path | None, model: str | None, bank: Path | None) -> Config:
+    from monitor.config import Config
+
+    config = Config.load(path)
+    changes: dict[str, Any] = {}
+    if model is not None:
+        changes["engine"] = config.engine.model_copy(update={"model": model})
+    if bank is not None:
+        changes["tap"] = config.tap.model_copy(update={"bank": bank})
+    return config.model_copy(update=changes)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if show:
+        print(f"barograph {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def up(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+    """Start engine and sidecar, and print where they are."""
+    from monitor.up import Up
+
+    sys.exit(Up(_config(config, model, bank), config, model, bank).run())
+
+
+@app.command()
+def engine(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+    """Serve a model with the tap inside (one process of `up`)."""
+    settings = _config(config, model, bank)
+    from monitor.engine.run import run
+
+    asyncio.run(run(settings, lambda text: print(text, flush=True)))
+
+
+@app.command()
+def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+    """Judge scores and serve the gateway (the other process of `up`)."""
+    from monitor.sidecar import run
+
+    asyncio.run(run(_config(config, model, bank)))
+
+
+@app.command()
+def watch(
+    config: ConfigOption = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and exit.")] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Watch until --seconds are over, then save the fullest picture as SVG.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so long.")] = None,
+) -> None:
+    """Watch running generations live: one line a stream, scores as sparklines, verdicts in colour."""
+    from monitor.watch import watch as run
+
+    run(_config(config, None, None), once, svg, seconds)
+
+
+@app.command()
+def demo(config: ConfigOption = None) -> None:
+    """Send ten varied chats through the gateway and show which tokens rose."""
+    from monitor.demo import demo as run
+
+    sys.exit(run(_config(config, None, None)))
+
+
+@app.command()
+def doctor(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+    """Say what is missing on this machine and how to get it."""
+    from monitor.doctor import doctor as run
+
+    sys.exit(run(_config(config, model, bank)))
+
+
+@probes_app.command("fit")
+def probes_fit(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the new bank.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")] = "smollm2",
+    layer: Annotated[int | None, typer.Option("--layer", min=0, help="Read this layer; by default the best on the validation topics.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Fit a bank of probes for a model from the texts in `probes/concepts`."""
+    from monitor import models
+    from probes.corpus import CorpusError
+    from probes.fit import FitError, fit
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    try:
+        bank = fit(models.resolve(model, say), models.served_name(model), layer, device, say)
+    except (FitError, CorpusError) as error:
+        raise ConfigError(str(error)) from None
+    bank.save(out)
+    say(f"bank written to {out}")

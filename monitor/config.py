@@ -1,0 +1,127 @@
+"""The configuration: one YAML file, frozen, unknown keys refused. Secrets come from the environment only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from monitor import models
+from monitor.errors import ConfigError
+from probes import bank
+from rules import document
+
+PACKS = Path(document.__file__).parent / "packs"
+BANKS = Path(bank.__file__).parent / "banks"
+
+
+def _split(value: object) -> object:
+    """`host:port` as a pair."""
+    if not isinstance(value, str) or ":" not in value:
+        raise ValueError(f"'{value}' is no address; expected HOST:PORT such as 127.0.0.1:8400")
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"'{value}' is no address; expected HOST:PORT with a port from 0 to 65535")
+    return host.strip("[]"), int(port)
+
+
+Address = Annotated[tuple[str, int], BeforeValidator(_split)]
+Fail = Literal["closed", "open"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineConfig(_Frozen):
+    """The embedded engine."""
+
+    listen: Address = ("127.0.0.1", 8402)
+    model: str = models.BUNDLED
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_streams: int = Field(32, ge=1, le=512, description="generations at the same time")
+    kv_tokens: int = Field(32_768, ge=256, description="tokens that the key-value cache holds on CPU")
+    threads: int | None = Field(None, ge=1, description="torch threads; by default as many as cores")
+
+
+class TapConfig(_Frozen):
+    """Scoring inside the engine."""
+
+    enabled: bool = True
+    bank: Path | None = Field(None, description="a bank's folder; by default the one shipped for the model")
+
+
+class GatewayConfig(_Frozen):
+    """What clients talk to."""
+
+    listen: Address = ("127.0.0.1", 8400)
+    upstream: str = Field("http://127.0.0.1:8402", pattern=r"^https?://[^\s/]+$")
+    hold: Literal["strict", "off"] = "strict"
+    judge_timeout_s: float = Field(5.0, gt=0, le=600, description="how long a chunk waits for its scores")
+    on_missing_score: Fail = "closed"
+    on_nan_score: Fail = "closed"
+    on_no_tap: Fail = "closed"
+    on_ledger_failure: Fail = "closed"
+    client_stall_s: float = Field(30.0, gt=0, le=3600, description="a client that reads nothing for so long is dropped")
+    max_body_bytes: int = Field(4 << 20, ge=1024)
+    max_requests: int = Field(512, ge=1)
+    expose_scores: bool = Field(True, description="send scores to clients that ask with the header X-Barograph-Scores: 1")
+
+
+class KafkaConfig(_Frozen):
+    """Verdicts to Kafka. The password is read from BAROGRAPH_KAFKA_PASSWORD."""
+
+    bootstrap: str
+    topic: str = Field("barograph.verdicts", pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    username: str | None = None
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+
+
+class SidecarConfig(_Frozen):
+    """The sidecar's own listener: metrics, health and the live view."""
+
+    admin: Address = ("127.0.0.1", 8401)
+    ledger: Path = Path("barograph-ledger.jsonl")
+    kafka: KafkaConfig | None = None
+
+
+class Config(_Frozen):
+    """The whole file."""
+
+    socket: Path = Path("/tmp/barograph.sock")
+    rules: Path = PACKS / "default.yaml"
+    engine: EngineConfig = EngineConfig()
+    tap: TapConfig = TapConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    sidecar: SidecarConfig = SidecarConfig()
+
+    @classmethod
+    def load(cls, path: Path | None) -> Config:
+        """Read a file; without one, the defaults. Raises ConfigError with file, line and the nearest known key."""
+        if path is None:
+            return cls()
+        return document.parse(read_text(path), cls, str(path))
+
+    def bank_folder(self) -> Path:
+        if self.tap.bank is not None:
+            return self.tap.bank
+        shipped = BANKS / models.served_name(self.engine.model).lower()
+        if not shipped.is_dir():
+            known = ", ".join(sorted(folder.name for folder in BANKS.iterdir() if folder.is_dir()))
+            raise ConfigError(
+                f"no bank is shipped for model '{self.engine.model}' (there are: {known}); "
+                f"fit one with: barograph probes fit --model {self.engine.model} --out DIR, and name it as tap.bank or --bank DIR"
+            )
+        return shipped
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises ConfigError when it is missing, unreadable or not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; expected a YAML text") from None

@@ -1,0 +1,33 @@
+"""The engine process: model, batcher, tap, server."""
+
+from __future__ import annotations
+
+import torch
+
+from monitor import models, wire
+from monitor.config import Config
+from monitor.engine.batcher import Batcher
+from monitor.engine.loading import load
+from monitor.engine.server import EngineServer
+from monitor.serving import Servers
+from monitor.tap.tap import Tap
+from probes.bank import Bank
+
+
+async def run(config: Config, say: models.Progress) -> None:
+    """Serve until told to stop. The bank is checked before the model is loaded, the port is bound before both."""
+    engine = config.engine
+    wire.check_path(config.socket)
+    servers = Servers()
+    pending = servers.bind("engine", engine.listen)
+    bank = Bank.load(config.bank_folder()) if config.tap.enabled else None
+    if engine.threads is not None:
+        torch.set_num_threads(engine.threads)
+    model = load(engine.model, engine.dtype, engine.device, say)
+    batcher = Batcher(model.module, set(model.eos), engine.max_streams, max(engine.kv_tokens, 256))
+    tap = Tap(model.wrapper, bank, batcher.rows, config.socket, model.name) if bank is not None else None
+    server = EngineServer(model, batcher, tap, config.gateway.max_body_bytes)
+    server.context = min(model.context, engine.kv_tokens) if model.module.device.type == "cpu" else model.context
+    servers.serve(server.app, pending)
+    say(f"engine ready on {engine.listen[0]}:{engine.listen[1]}")
+    await servers.run()

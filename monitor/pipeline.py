@@ -1,0 +1,240 @@
+"""The way of a frame: decode → meter → judge → act → record → publish. One direction; only `act` sends something back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor import wire
+from monitor.audit.ledger import Ledger
+from monitor.errors import WireError
+from monitor.sinks.prometheus import Metrics
+from monitor.streams import Stream, StreamTable
+from probes.bank import Bank
+from rules.engine import RuleEngine, Verdict, distinct_rounds, strongest
+
+
+class Source:
+    """One connected tap, and which slot each of its streams has."""
+
+    def __init__(self, hello: wire.Hello) -> None:
+        self.hello = hello
+        self.seq: int | None = None
+        self.failed = ""
+        self.streams: dict[int, Stream] = {}
+        # Slot by stream number modulo the size: a vectorised look-up. `_number` tells an old tenant from the new one.
+        self._slot = np.full(1024, -1, np.intp)
+        self._number = np.zeros(1024, np.int64)
+
+    def add(self, stream: Stream) -> None:
+        while self._slot[stream.number % len(self._slot)] >= 0:
+            self._resize()
+        self.streams[stream.number] = stream
+        self._put(stream)
+
+    def remove(self, stream: Stream) -> None:
+        del self.streams[stream.number]
+        self._slot[stream.number % len(self._slot)] = -1
+
+    def slots(self, numbers: NDArray[np.uint32]) -> NDArray[np.intp]:
+        """Slots [n] of stream numbers [n]; -1 for a stream that is not known or over."""
+        places = numbers % len(self._slot)
+        return np.where(self._number[places] == numbers, self._slot[places], -1)
+
+    def _put(self, stream: Stream) -> None:
+        place = stream.number % len(self._slot)
+        self._slot[place], self._number[place] = stream.slot, stream.number
+
+    def _resize(self) -> None:
+        self._slot = np.full(2 * len(self._slot), -1, np.intp)
+        self._number = np.zeros(len(self._slot), np.int64)
+        for stream in self.streams.values():
+            self._put(stream)
+
+
+@dataclass
+class Batch:
+    """A packet on its way: arrays over its rows (slot, position, scores), and what the stages found."""
+
+    source: Source
+    packet: bytes
+    slots: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
+    positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    lost: int = 0
+    failed: str = ""
+    began: list[Stream] = field(default_factory=list)
+    ended: list[tuple[Stream, int]] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+class Pipeline:
+    """Takes packets in the order in which they come; every stage handles the whole batch."""
+
+    def __init__(self, bank: Bank, rules: RuleEngine, streams: StreamTable, ledger: Ledger, metrics: Metrics, wake_publisher: Callable[[], None] = lambda: None) -> None:
+        self.bank = bank
+        self.rules = rules
+        self.streams = streams
+        self.ledger = ledger
+        self.metrics = metrics
+        self.sources: set[Source] = set()
+        self.stages: tuple[Callable[[Batch], None], ...] = (self.decode, self.meter, self.judge, self.act, self.record, self.publish)
+        self._wake_publisher = wake_publisher
+
+    @property
+    def scoring(self) -> bool:
+        """Whether at least one tap is connected and well."""
+        return any(not source.failed for source in self.sources)
+
+    def connect(self, hello: wire.Hello) -> Source:
+        """A tap says hello. Raises WireError when it scores with another bank."""
+        if hello.bank != self.bank.digest or tuple(hello.probes) != self.bank.names:
+            raise WireError(f"tap of {hello.model} scores with bank {hello.bank[:12]}; this sidecar judges with bank {self.bank.digest[:12]}: give both the same")
+        source = Source(hello)
+        self.sources.add(source)
+        self.metrics.taps.set(len(self.sources))
+        self.ledger.append("tap", event="connected", source=hello.source, model=hello.model, engine=hello.engine, dtype=hello.dtype, bank=hello.bank, rules=self.rules.digest)
+        return source
+
+    def disconnect(self, source: Source) -> None:
+        """A tap is gone: its streams get no more scores."""
+        self.sources.discard(source)
+        for stream in list(source.streams.values()):
+            self._lose(stream)
+            self._end(source, stream)
+            self.ledger.append("stream", event="lost", stream=stream.name, source=source.hello.source, tokens=int(self.streams.judged[stream.slot]))
+        self._gauges()
+        self.ledger.append("tap", event="disconnected", source=source.hello.source)
+
+    def take(self, source: Source, packet: bytes) -> None:
+        """One packet through all stages. Raises WireError when it is malformed; the state is then as before."""
+        batch = Batch(source, packet)
+        for stage in self.stages:
+            stage(batch)
+
+    def decode(self, batch: Batch) -> None:
+        message = wire.decode(batch.packet)
+        source = batch.source
+        if isinstance(message, wire.Hello):
+            raise WireError("a second hello on one connection")
+        if isinstance(message, wire.Live):
+            self._reconcile(batch, message)
+            return
+        numbers, positions, scores = message.arrays(len(self.bank.names))
+        batch.lost = 0 if source.seq is None else max(0, message.seq - source.seq - 1)
+        source.seq = message.seq
+        batch.failed = message.failed
+        for begin in message.begins:
+            self._begin(batch, begin)
+        slots = source.slots(numbers)
+        known = slots >= 0
+        batch.slots, batch.positions, batch.scores = slots[known], positions[known].astype(np.int64), scores[known]
+        batch.ended = [(source.streams[end.stream], end.tokens) for end in message.ends if end.stream in source.streams]
+
+    def meter(self, batch: Batch) -> None:
+        metrics = self.metrics
+        metrics.frames.inc()
+        metrics.lost.inc(batch.lost)
+        metrics.tokens.inc(len(batch.slots))
+        if len(batch.slots):
+            metrics.scores.observe(batch.scores)
+            metrics.nan.inc(int((~np.isfinite(batch.scores)).any(axis=1).sum()))
+
+    def judge(self, batch: Batch) -> None:
+        for rows in distinct_rounds(batch.slots):
+            slots, positions, scores = batch.slots[rows], batch.positions[rows], batch.scores[rows]
+            verdicts = self.rules.judge(slots, positions, scores)
+            for verdict in verdicts:
+                stream = self.streams.by_slot[verdict.slot]
+                stream.verdicts.append(verdict)
+                stream.acting = stream.acting or strongest_halt(verdict)
+            # Only now: a token counts as judged when its verdicts stand, whatever fails on the way.
+            self.streams.take(slots, positions, scores)
+            batch.verdicts += verdicts
+
+    def act(self, batch: Batch) -> None:
+        if batch.failed and not batch.source.failed:
+            batch.source.failed = batch.failed
+            for stream in batch.source.streams.values():
+                self._lose(stream)
+        for stream in self.streams.awaited(batch.slots):
+            stream.wake()
+        for stream, tokens in batch.ended:
+            if self.streams.judged[stream.slot] < tokens:
+                self._lose(stream)
+
+    def record(self, batch: Batch) -> None:
+        source = batch.source.hello.source
+        for stream in batch.began:
+            self.ledger.append("stream", event="begin", stream=stream.name, source=source)
+        if batch.lost:
+            self.ledger.append("gap", source=source, frames=batch.lost)
+        if batch.failed:
+            self.ledger.append("tap", event="failed", source=source, reason=batch.failed)
+        for verdict in batch.verdicts:
+            rule, stream = verdict.rule, self.streams.by_slot[verdict.slot]
+            self.ledger.append(
+                "verdict", stream=stream.name, source=source, position=verdict.position, rule=rule.rule, rules=self.rules.digest,
+                action=rule.action.name.lower(), mode="shadow" if verdict.shadow else "armed", severity=rule.severity, when=rule.when,
+                signals=verdict.signals, model_signal=self._tail(verdict),
+            )  # fmt: skip
+        for stream, tokens in batch.ended:
+            peak = self.streams.peak[stream.slot]
+            self.ledger.append("stream", event="end", stream=stream.name, source=source, tokens=tokens, judged=int(self.streams.judged[stream.slot]), peak=self._named(peak))
+
+    def publish(self, batch: Batch) -> None:
+        for verdict in batch.verdicts:
+            self.metrics.verdicts.labels(verdict.rule.rule, verdict.rule.action.name.lower(), "shadow" if verdict.shadow else "armed").inc()
+        for stream, _ in batch.ended:
+            self._end(batch.source, stream)
+        self._gauges()
+        if batch.verdicts:
+            self._wake_publisher()
+
+    def _begin(self, batch: Batch, begin: wire.Begin) -> None:
+        source = batch.source
+        if begin.stream in source.streams or len(source.streams) >= wire.MAX_STREAMS:
+            return
+        stream = self.streams.open((begin.request[: wire.MAX_REQUEST_ID], begin.index), source.hello.source, begin.stream, time.time())
+        source.add(stream)
+        self.rules.begin(stream.slot)
+        batch.began.append(stream)
+
+    def _reconcile(self, batch: Batch, live: wire.Live) -> None:
+        """After drops: what the tap no longer runs is over, what we did not know begins (late, so with a gap)."""
+        running = {begin.stream for begin in live.begins}
+        batch.ended = [(stream, 0) for number, stream in batch.source.streams.items() if number not in running]
+        for begin in live.begins:
+            self._begin(batch, begin)
+
+    def _lose(self, stream: Stream) -> None:
+        self.streams.gap[stream.slot] = True
+        stream.wake()
+
+    def _end(self, source: Source, stream: Stream) -> None:
+        source.remove(stream)
+        self.streams.end(stream)
+
+    def _tail(self, verdict: Verdict) -> dict[str, list[float | None]]:
+        """The last 32 scores of every probe up to the verdict."""
+        recent = self.streams.recent(verdict.slot, max(0, verdict.position - 31), verdict.position + 1)
+        return {name: [round(float(x), 3) if np.isfinite(x) else None for x in recent[:, i]] for i, name in enumerate(self.bank.names)}
+
+    def _named(self, values: NDArray[np.float32]) -> dict[str, float | None]:
+        return {name: round(float(x), 3) if np.isfinite(x) else None for name, x in zip(self.bank.names, values, strict=True)}
+
+    def _gauges(self) -> None:
+        self.metrics.streams.set(len(self.streams.by_slot))
+        self.metrics.taps.set(len(self.sources))
+        self.metrics.tap_failed.set(sum(bool(source.failed) for source in self.sources))
+        self.metrics.ledger_failed.set(bool(self.ledger.failed))
+
+
+def strongest_halt(verdict: Verdict) -> Verdict | None:
+    """The verdict itself when it is one that the gateway must act on."""
+    chosen = strongest([verdict])
+    return chosen if chosen is not None and chosen.rule.do.halt is not None else None

@@ -1,0 +1,67 @@
+"""Prometheus: what the sidecar counts. Labels come from fixed sets: probes, rules, conditions; never a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+BUCKETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+
+
+class ScoreHistogram(Collector):
+    """Scores by probe. Filled from whole frames, because `Histogram.observe` takes one number at a time."""
+
+    def __init__(self, probes: tuple[str, ...]) -> None:
+        self._probes = probes
+        self._counts = np.zeros((len(probes), len(BUCKETS) + 1), np.int64)
+        self._sums = np.zeros(len(probes))
+
+    def observe(self, scores: NDArray[np.float32]) -> None:
+        """Scores [n, k]; what is not finite is left out (it is counted elsewhere)."""
+        rows, columns = np.nonzero(np.isfinite(scores))
+        values = scores[rows, columns]
+        np.add.at(self._counts, (columns, np.searchsorted(BUCKETS, values)), 1)
+        np.add.at(self._sums, columns, values)
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily("barograph_score", "Scores of judged tokens, in standard deviations above neutral text", labels=["probe"])
+        bounds = [*map(str, BUCKETS), "+Inf"]
+        for probe, counts, total in zip(self._probes, self._counts.cumsum(axis=1), self._sums, strict=True):
+            family.add_metric([probe], list(zip(bounds, map(float, counts), strict=True)), float(total))
+        yield family
+
+
+class Metrics:
+    """All metrics, in a registry of the caller's."""
+
+    def __init__(self, registry: CollectorRegistry, probes: tuple[str, ...]) -> None:
+        def counter(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(f"barograph_{name}", text, tuple(labels), registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"barograph_{name}", text, registry=registry)
+
+        self.scores = ScoreHistogram(probes)
+        registry.register(self.scores)
+        self.tokens = counter("tokens_judged", "Produced tokens that were scored and judged")
+        self.nan = counter("scores_not_finite", "Tokens with a score that is not a finite number")
+        self.frames = counter("frames", "Frames received from taps")
+        self.lost = counter("frames_lost", "Frames that taps dropped or that never arrived")
+        self.refused = counter("packets_refused", "Packets or connections that were refused", ["reason"])
+        self.taps = gauge("taps_connected", "Taps that are connected")
+        self.tap_failed = gauge("taps_failed", "Taps that stopped scoring")
+        self.streams = gauge("streams_running", "Generations that are running")
+        self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode"])
+        self.decisions = counter("failure_decisions", "Chunks decided without a good score, by condition and decision", ["condition", "decision"])
+        self.requests = counter("gateway_requests", "Requests that the gateway answered", ["endpoint", "status"])
+        self.stalled = counter("gateway_clients_stalled", "Clients dropped because they read nothing")
+        self.hold = Histogram("barograph_gateway_hold_seconds", "How long a chunk waited for its scores", registry=registry, buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5))
+        self.records = counter("ledger_records", "Records in the ledger since the start")
+        self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
+        self.published = counter("kafka_published", "Records that Kafka acknowledged")
+        self.publish_errors = counter("kafka_errors", "Failed attempts to publish")

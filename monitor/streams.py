@@ -1,0 +1,131 @@
+"""The streams that are running: slots in arrays that grow and are reused."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.engine import Verdict
+
+HISTORY = 64  # last tokens whose scores are kept, for the live view and for clients that ask
+_ARRAYS = ("judged", "gap", "nan", "peak", "history", "ended")
+
+Key = tuple[str, int]
+
+
+@dataclass(eq=False)
+class Ticket:
+    """The gateway's interest in one request: its streams by choice, and a bell that rings when one of them moved."""
+
+    request: str
+    streams: dict[int, Stream] = field(default_factory=dict)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False)
+class Stream:
+    """One generation. `key` is (request, choice). The numbers live in the table's arrays, at `slot`."""
+
+    key: Key
+    source: str
+    slot: int
+    number: int
+    started: float
+    ticket: Ticket | None
+    verdicts: list[Verdict] = field(default_factory=list)
+    acting: Verdict | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.key[0]}#{self.key[1]}"
+
+    def wake(self) -> None:
+        if self.ticket is not None:
+            self.ticket.moved.set()
+
+
+class StreamTable:
+    """All running streams of all sources.
+
+    judged [n]: tokens judged without a gap from the first one on. gap, nan, ended [n]: a score was lost, was not a
+    number, the engine said that the stream is over. peak [n, k]: highest scores. history [n, HISTORY, k]: a ring.
+    """
+
+    def __init__(self, probes: int, slots: int = 16) -> None:
+        self.judged = np.zeros(slots, np.int64)
+        self.gap = np.zeros(slots, bool)
+        self.nan = np.zeros(slots, bool)
+        self.ended = np.zeros(slots, bool)
+        self.peak = np.zeros((slots, probes), np.float32)
+        self.history = np.zeros((slots, HISTORY, probes), np.float32)
+        self.tickets: dict[str, Ticket] = {}
+        self.by_slot: dict[int, Stream] = {}
+        self._free = list(range(slots - 1, -1, -1))
+
+    def expect(self, request: str) -> Ticket:
+        """The gateway is about to send a request. `forget` the ticket when its answer is done."""
+        ticket = self.tickets[request] = Ticket(request)
+        return ticket
+
+    def forget(self, ticket: Ticket) -> None:
+        self.tickets.pop(ticket.request, None)
+        for stream in ticket.streams.values():
+            stream.ticket = None
+            if self.ended[stream.slot]:
+                self._free_slot(stream)
+
+    def open(self, key: Key, source: str, number: int, started: float) -> Stream:
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self.judged[slot] = 0
+        self.gap[slot] = self.nan[slot] = self.ended[slot] = False
+        self.peak[slot] = np.nan
+        self.history[slot] = np.nan
+        ticket = self.tickets.get(key[0])
+        stream = Stream(key, source, slot, number, started, ticket)
+        self.by_slot[slot] = stream
+        if ticket is not None:
+            ticket.streams[key[1]] = stream
+            ticket.moved.set()
+        return stream
+
+    def end(self, stream: Stream) -> None:
+        """The engine is done with a stream. Its slot stays while the gateway still reads it."""
+        self.ended[stream.slot] = True
+        if stream.ticket is None:
+            self._free_slot(stream)
+        else:
+            stream.wake()
+
+    def awaited(self, slots: NDArray[np.intp]) -> list[Stream]:
+        """The streams in `slots` whose request the gateway holds."""
+        return [stream for slot in slots.tolist() if (stream := self.by_slot[slot]).ticket is not None]
+
+    def take(self, slots: NDArray[np.intp], positions: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+        """Note scored tokens: slots [n, distinct], positions [n], scores [n, k]. A position that jumps is a gap for good."""
+        self.gap[slots] |= positions > self.judged[slots]
+        self.judged[slots] = np.maximum(self.judged[slots], positions + 1)
+        self.nan[slots] |= ~np.isfinite(scores).all(axis=1)
+        self.peak[slots] = np.fmax(self.peak[slots], scores)
+        self.history[slots, positions % HISTORY] = scores
+
+    def recent(self, slot: int, first: int, end: int) -> NDArray[np.float32]:
+        """Scores of the positions first to end-1, [m, k]; at most the last HISTORY."""
+        first = max(first, end - HISTORY)
+        found: NDArray[np.float32] = self.history[slot, np.arange(first, end) % HISTORY]
+        return found
+
+    def _free_slot(self, stream: Stream) -> None:
+        if self.by_slot.pop(stream.slot, None) is not None:
+            self._free.append(stream.slot)
+
+    def _grow(self) -> None:
+        old = len(self.judged)
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
+        self._free = list(range(2 * old - 1, old - 1, -1))

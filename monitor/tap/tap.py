@@ -1,0 +1,133 @@
+"""The tap: reads the residual stream at the rows that produce tokens and projects it on the bank."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monitor import wire
+from monitor.tap.layers import decoder_layers
+from monitor.tap.nn import VERSION, TransformersModel
+from monitor.tap.sender import Sender
+from probes.bank import Bank, config_hash
+
+log = logging.getLogger("barograph.tap")
+
+# For the rows of the step in hand, in order: the request of each and how many tokens it has produced so far.
+Rows = Callable[[], tuple[Sequence[str], Sequence[int]]]
+
+
+class Tap:
+    """Scores every produced token of every request, one projection a layer for the whole batch.
+
+    NNsight's module tree says where the decoder layers are; the read itself is a forward hook on the module behind
+    the envoy, because a trace would cost 3 to 4 % of a step (`benchmarks/tap_overhead.py`) and the scores must leave
+    while the step runs. The score of token i is read from the state whose logits produce token i.
+
+    An exception in here never breaks a generation: the tap disarms, logs once, and tells the sidecar.
+    """
+
+    def __init__(self, model: TransformersModel, bank: Bank, rows: Rows, socket: Path, name: str, source: str = "") -> None:
+        module: Any = model._module
+        config = module.config.get_text_config()
+        layers = decoder_layers(model)
+        bank.check_model(name, config.hidden_size, len(layers), config_hash(config.to_dict()))
+        self.bank = bank
+        self.failed = ""
+        self._rows = rows
+        self._streams: dict[str, int] = {}
+        self._next_stream = 0
+        self._lock = threading.Lock()
+        self._picked: torch.Tensor | None = None
+        self._scores = torch.empty(0, len(bank.names), device=module.device)
+        self._install(module, layers)
+        dtype = str(module.dtype).removeprefix("torch.")
+        self.sender = Sender(socket, wire.Hello(
+            version=wire.VERSION, source=source or uuid.uuid4().hex[:12], pid=os.getpid(),
+            engine=f"transformers (nnsight {VERSION})", model=name, dtype=dtype, bank=bank.digest,
+            probes=list(bank.names), layers=list(bank.layers),
+        ))  # fmt: skip
+
+    def begin(self, key: str, request: str, index: int) -> None:
+        """A generation starts. `key` is the engine's own id, `request` and `index` are what the gateway knows it by."""
+        with self._lock:
+            stream = self._next_stream
+            self._next_stream += 1
+            self._streams[key] = stream
+        self.sender.begin(wire.Begin(stream, request, index))
+
+    def end(self, key: str, tokens: int) -> None:
+        """A generation is over after `tokens` tokens; rows that still run for it are not sent."""
+        with self._lock:
+            stream = self._streams.pop(key, None)
+        if stream is not None:
+            self.sender.end(wire.End(stream, tokens))
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self.sender.close()
+
+    def _install(self, module: torch.nn.Module, layers: Sequence[torch.nn.Module]) -> None:
+        weight, bias = self.bank.affine()
+        of_layer = np.array(self.bank.layers)
+        self._handles = [module.register_forward_pre_hook(self._before, with_kwargs=True), module.register_forward_hook(self._after)]
+        for layer in sorted(set(self.bank.layers)):
+            columns = np.flatnonzero(of_layer == layer)
+            device = self._scores.device
+            read = (
+                torch.from_numpy(np.ascontiguousarray(weight[:, columns])).to(device),
+                torch.from_numpy(bias[columns]).to(device),
+                torch.from_numpy(columns).to(device),
+            )
+            self._handles.append(layers[layer].register_forward_hook(self._reader(*read)))
+
+    # The hooks run in the engine's generation thread: _before, then one reader a layer, then _after.
+
+    def _before(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        indices = kwargs.get("logits_indices")
+        self._picked = None if self.failed else indices
+        if indices is not None and self._scores.shape[0] < len(indices):
+            self._scores = torch.empty(2 * len(indices), self._scores.shape[1], device=self._scores.device)
+
+    def _reader(self, weight: torch.Tensor, bias: torch.Tensor, columns: torch.Tensor) -> Callable[..., None]:
+        def read(module: torch.nn.Module, args: Any, output: Any) -> None:
+            picked = self._picked
+            if picked is None:
+                return
+            try:
+                hidden = output if isinstance(output, torch.Tensor) else output[0]
+                self._scores[: len(picked), columns] = torch.addmm(bias, hidden[0, picked].float(), weight)
+            except Exception as error:
+                self._disarm(error)
+
+        return read
+
+    def _after(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        picked, self._picked = self._picked, None
+        if picked is None:
+            return
+        try:
+            requests, produced = self._rows()
+            with self._lock:
+                streams = np.array([self._streams.get(request, -1) for request in requests], np.int64)
+            kept = np.flatnonzero(streams >= 0)
+            if len(kept):
+                scores = self._scores[: len(picked)].cpu().numpy()[kept]
+                self.sender.scores(streams[kept].astype("<u4"), np.array(produced, "<u4")[kept], scores)
+        except Exception as error:
+            self._disarm(error)
+
+    def _disarm(self, error: Exception) -> None:
+        self._picked = None
+        self.failed = f"{type(error).__name__}: {error}"
+        log.error("tap disarmed, generation goes on unscored: %s", self.failed)
+        self.sender.fail(self.failed)

@@ -1,0 +1,116 @@
+"""A YAML text as a frozen pydantic model, with errors that say file, line, column and the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+
+Model = TypeVar("Model", bound=BaseModel)
+Path = tuple[str | int, ...]
+Mark = tuple[int, int]
+
+
+class DocumentError(Exception):
+    """Where a document is wrong, what was found, and what was expected."""
+
+
+def parse(text: str, model: type[Model], name: str) -> Model:
+    """Read `text` as `model`; `name` is the file's name for messages. Raises DocumentError."""
+    if len(text) > MAX_BYTES:
+        raise DocumentError(f"{name}: {len(text)} characters; expected at most {MAX_BYTES}")
+    try:
+        # Anchors are refused: nothing here needs them, and nested ones grow without bound (the YAML bomb).
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise DocumentError(f"{name}:{_at(event.start_mark)}: aliases (*{event.anchor}) are not supported")
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        where = _at(error.problem_mark) if error.problem_mark else "1:1"
+        raise DocumentError(f"{name}:{where}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise DocumentError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise DocumentError(f"{name}: nested too deeply; expected at most {MAX_DEPTH} levels") from None
+    marks: dict[Path, Mark] = {(): (1, 1)}
+    data = {} if node is None else _build(loader, node, (), marks, name)
+    if not isinstance(data, dict):
+        raise DocumentError(f"{name}:1:1: expected a mapping of {', '.join(model.model_fields)}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise DocumentError("; ".join(_explain(item, model, marks, name) for item in error.errors(include_url=False)[:3])) from None
+
+
+def _at(mark: Any) -> str:
+    return f"{mark.line + 1}:{mark.column + 1}"
+
+
+def _build(loader: Any, node: Any, path: Path, marks: dict[Path, Mark], name: str) -> Any:
+    if len(path) > MAX_DEPTH:
+        raise DocumentError(f"{name}:{_at(node.start_mark)}: nested too deeply; expected at most {MAX_DEPTH} levels")
+    marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is None:
+                raise DocumentError(f"{name}:{_at(key_node.start_mark)}: a key must be a plain word")
+            if key in mapping:
+                raise DocumentError(f"{name}:{_at(key_node.start_mark)}: key '{key}' stands twice")
+            marks[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            mapping[key] = _build(loader, value_node, (*path, key), marks, name)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(loader, item, (*path, i), marks, name) for i, item in enumerate(node.value)]
+    try:
+        return loader.construct_object(node)
+    except (yaml.YAMLError, ValueError, OverflowError):
+        raise DocumentError(f"{name}:{_at(node.start_mark)}: cannot read the value {node.value[:40]!r}") from None
+
+
+def _explain(item: Any, model: type[BaseModel], marks: dict[Path, Mark], name: str) -> str:
+    path: Path = tuple(item["loc"])
+    known = path
+    while known not in marks:
+        known = known[:-1]
+    line, column = marks[known]
+    label = ".".join(str(part) for part in path if part in known or item["type"] == "missing") or "the document"
+    where = f"{name}:{line}:{column}"
+    if item["type"] == "extra_forbidden":
+        keys = sorted(_fields(model, path[:-1]))
+        near = difflib.get_close_matches(str(path[-1]), keys, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of: {', '.join(keys)}"
+        return f"{where}: unknown key '{label}'; {hint}"
+    if item["type"] == "missing":
+        return f"{where}: '{label}' is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: '{label}': {message[:1].lower() + message[1:]}"
+
+
+def _fields(model: type[BaseModel], path: Path) -> set[str]:
+    """The keys that may stand at `path`."""
+    kinds: set[type[BaseModel]] = {model}
+    for part in path:
+        deeper: set[type[BaseModel]] = set()
+        for kind in kinds:
+            by_key = {info.alias or field: info.annotation for field, info in kind.model_fields.items()}
+            if isinstance(part, str) and part in by_key:
+                deeper.update(_models(by_key[part]))
+        kinds = deeper or kinds
+    return {info.alias or field for kind in kinds for field, info in kind.model_fields.items()}
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _models(inner)
