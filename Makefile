@@ -14,7 +14,7 @@ test: $(STAMP)  ## the whole test suite, on real parts
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check tests benchmarks
+	$(BIN)/ruff format --check .
 
 types: $(STAMP)
 	$(BIN)/mypy
@@ -26,7 +26,7 @@ doctor: $(STAMP)
 	@$(BIN)/barograph doctor
 
 format: $(STAMP)
-	$(BIN)/ruff format tests benchmarks
+	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 wheel: $(STAMP)

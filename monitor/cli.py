@@ -16,11 +16,18 @@ from monitor.errors import BarographError, ConfigError
 if TYPE_CHECKING:
     from monitor.config import Config
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Barograph watches the pressure inside a language model, token by token.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Barograph watches the pressure inside a language model, token by token.",
+)
 probes_app = typer.Typer(no_args_is_help=True, help="Fit and look at probes.")
 app.add_typer(probes_app, name="probes")
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="BAROGRAPH_CONFIG", help="The YAML configuration; without it, the defaults.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar="BAROGRAPH_CONFIG", help="The YAML configuration; without it, the defaults.")
+]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")]
 BankOption = Annotated[Path | None, typer.Option("--bank", help="A bank's folder; by default the one shipped for the model.")]
 
@@ -119,7 +126,9 @@ def doctor(config: ConfigOption = None, model: ModelOption = None, bank: BankOpt
 def probes_fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the new bank.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")] = "smollm2",
-    layer: Annotated[int | None, typer.Option("--layer", min=0, help="Read this layer; by default the best on the validation topics.")] = None,
+    layer: Annotated[
+        int | None, typer.Option("--layer", min=0, help="Read this layer; by default the best on the validation topics.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Fit a bank of probes for a model from the texts in `probes/concepts`."""

@@ -18,7 +18,12 @@ from monitor.up import host
 
 ROSE = 3.0  # a token is said to have risen from this z value on
 TOKENS = 72
-STYLES = {"desperation": "black on bright_magenta", "panic": "black on bright_yellow", "hostility": "white on red", "calm": "black on bright_cyan"}
+STYLES = {
+    "desperation": "black on bright_magenta",
+    "panic": "black on bright_yellow",
+    "hostility": "white on red",
+    "calm": "black on bright_cyan",
+}
 CHATS = (
     "Explain how a bicycle pump works.",
     "Write a Python function that reverses a string.",
@@ -58,7 +63,10 @@ def demo(config: Config) -> int:
     for probe, style in STYLES.items():
         legend.append(f" {probe} ", style=style)
         legend.append(" ")
-    console.print(legend, Text(f"a token is coloured when its highest score is {ROSE:.0f} or more standard deviations above neutral text", style="dim"))
+    console.print(
+        legend,
+        Text(f"a token is coloured when its highest score is {ROSE:.0f} or more standard deviations above neutral text", style="dim"),
+    )
     console.print("[dim]These are representations of emotion concepts in the model, not feelings; a quiet probe is no proof of calm.[/dim]")
     return 0
 
@@ -85,7 +93,9 @@ async def _chat(client: httpx.AsyncClient, base: str, model: str, prompt: str) -
                 raise BarographError(f"the gateway stopped a chat: {chunk['error']['message']}")
             extension = chunk.get("barograph", {})
             reply.pieces.append(chunk["choices"][0]["delta"].get("content") or "")
-            reply.scores.append({probe: max((x for x in values if x is not None), default=0.0) for probe, values in extension.get("scores", {}).items()})
+            reply.scores.append(
+                {probe: max((x for x in values if x is not None), default=0.0) for probe, values in extension.get("scores", {}).items()}
+            )
             reply.verdicts += extension.get("verdicts", [])
     return reply
 
@@ -108,5 +118,8 @@ def summary(reply: Reply) -> Text:
         peak = max(range(len(series)), key=lambda i: series[i])
         text.append(f"{probe} mean {sum(series) / len(series):+.1f}, peak {series[peak]:+.1f} at token {peak};  ")
     for verdict in reply.verdicts:
-        text.append(f" {verdict['mode']} {verdict['action']}: {verdict['rule']} @{verdict['position']} ", style="black on yellow" if verdict["mode"] == "armed" else "yellow")
+        text.append(
+            f" {verdict['mode']} {verdict['action']}: {verdict['rule']} @{verdict['position']} ",
+            style="black on yellow" if verdict["mode"] == "armed" else "yellow",
+        )
     return text

@@ -48,13 +48,24 @@ def doctor(config: Config) -> int:
 
 def findings(config: Config) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("Python", sys.version_info >= (3, 11), f"{version}" if sys.version_info >= (3, 11) else f"{version}; needs 3.11 or later: apt install python3.11-venv")
-    yield Finding("operating system", sys.platform == "linux", sys.platform if sys.platform == "linux" else f"{sys.platform}; the tap's socket needs Linux")
+    yield Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        f"{version}" if sys.version_info >= (3, 11) else f"{version}; needs 3.11 or later: apt install python3.11-venv",
+    )
+    yield Finding(
+        "operating system",
+        sys.platform == "linux",
+        sys.platform if sys.platform == "linux" else f"{sys.platform}; the tap's socket needs Linux",
+    )
     for package in ENGINE_PACKAGES:
         yield _package(package)
     yield _model(config)
     yield from _bank_and_rules(config)
-    yield from (_port(name, address) for name, address in (("gateway", config.gateway.listen), ("admin", config.sidecar.admin), ("engine", config.engine.listen)))
+    yield from (
+        _port(name, address)
+        for name, address in (("gateway", config.gateway.listen), ("admin", config.sidecar.admin), ("engine", config.engine.listen))
+    )
     yield _socket(config.socket)
     yield _ledger(config.sidecar.ledger)
     yield _disk()
@@ -101,7 +112,12 @@ def _port(name: str, address: tuple[str, int]) -> Finding:
             probe.bind(address)
             return Finding(f"{name} port", True, f"{address[0]}:{address[1]} is free")
         except OSError as error:
-            return Finding(f"{name} port", False, f"{address[0]}:{address[1]}: {error.strerror}; is barograph up already? else choose another in the configuration", needed=False)
+            return Finding(
+                f"{name} port",
+                False,
+                f"{address[0]}:{address[1]}: {error.strerror}; is barograph up already? else choose another in the configuration",
+                needed=False,
+            )
 
 
 def _socket(path: Path) -> Finding:
@@ -113,13 +129,17 @@ def _socket(path: Path) -> Finding:
         return Finding("socket", False, f"{path}: a sidecar listens there already", needed=False)
     folder = path.absolute().parent
     usable = os.access(folder, os.W_OK)
-    return Finding("socket", usable, f"{path} can be made" if usable else f"folder {folder} cannot be written; set 'socket' to another path")
+    return Finding(
+        "socket", usable, f"{path} can be made" if usable else f"folder {folder} cannot be written; set 'socket' to another path"
+    )
 
 
 def _ledger(path: Path) -> Finding:
     target = path if path.exists() else path.absolute().parent
     usable = os.access(target, os.W_OK)
-    return Finding("ledger", usable, f"{path} can be written" if usable else f"{target} cannot be written; set 'sidecar.ledger' to another path")
+    return Finding(
+        "ledger", usable, f"{path} can be written" if usable else f"{target} cannot be written; set 'sidecar.ledger' to another path"
+    )
 
 
 def _disk() -> Finding:
@@ -127,13 +147,19 @@ def _disk() -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free / 1e9
-    return Finding("disk", free >= DISK_GB, f"{free:.0f} GB free under {folder}" + ("" if free >= DISK_GB else f"; needs {DISK_GB} GB for the model, or set BAROGRAPH_HOME"))
+    return Finding(
+        "disk",
+        free >= DISK_GB,
+        f"{free:.0f} GB free under {folder}" + ("" if free >= DISK_GB else f"; needs {DISK_GB} GB for the model, or set BAROGRAPH_HOME"),
+    )
 
 
 def _memory() -> Finding:
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) / 1e6
-    return Finding("memory", free >= MEMORY_GB, f"{free:.0f} GB available" + ("" if free >= MEMORY_GB else f"; the small model needs {MEMORY_GB} GB"))
+    return Finding(
+        "memory", free >= MEMORY_GB, f"{free:.0f} GB available" + ("" if free >= MEMORY_GB else f"; the small model needs {MEMORY_GB} GB")
+    )
 
 
 def _kafka(config: Config) -> Finding:
@@ -145,4 +171,6 @@ def _kafka(config: Config) -> Finding:
         socket.create_connection((host, int(port)), timeout=2).close()
         return Finding("Kafka", True, f"{kafka.bootstrap} answers")
     except (OSError, ValueError) as error:
-        return Finding("Kafka", False, f"{kafka.bootstrap} does not answer ({error}); verdicts wait in the ledger until it does", needed=False)
+        return Finding(
+            "Kafka", False, f"{kafka.bootstrap} does not answer ({error}); verdicts wait in the ledger until it does", needed=False
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from typing import Any
@@ -22,7 +21,9 @@ _json = msgspec.json.Encoder()
 class OpenAIError(Exception):
     """An error as OpenAI's clients expect it."""
 
-    def __init__(self, status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
@@ -73,10 +74,10 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
     except ClientDisconnect:
         raise bad("the client went away before the body was complete") from None
     try:
-        payload = json.loads(body.decode("utf-8"))
+        payload = msgspec.json.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise bad(f"the body is not UTF-8 (byte {error.start}); expected a JSON object in UTF-8") from None
-    except (ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise bad(f"the body is not JSON ({error}); expected a JSON object") from None
     if not isinstance(payload, dict):
         raise bad(f"the body is a JSON {type(payload).__name__}; expected an object")

@@ -75,7 +75,15 @@ class Batch:
 class Pipeline:
     """Takes packets in the order in which they come; every stage handles the whole batch."""
 
-    def __init__(self, bank: Bank, rules: RuleEngine, streams: StreamTable, ledger: Ledger, metrics: Metrics, wake_publisher: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        rules: RuleEngine,
+        streams: StreamTable,
+        ledger: Ledger,
+        metrics: Metrics,
+        wake_publisher: Callable[[], None] = lambda: None,
+    ) -> None:
         self.bank = bank
         self.rules = rules
         self.streams = streams
@@ -93,11 +101,22 @@ class Pipeline:
     def connect(self, hello: wire.Hello) -> Source:
         """A tap says hello. Raises WireError when it scores with another bank."""
         if hello.bank != self.bank.digest or tuple(hello.probes) != self.bank.names:
-            raise WireError(f"tap of {hello.model} scores with bank {hello.bank[:12]}; this sidecar judges with bank {self.bank.digest[:12]}: give both the same")
+            raise WireError(
+                f"tap of {hello.model} scores with bank {hello.bank[:12]}; this sidecar judges with bank {self.bank.digest[:12]}: give both the same"
+            )
         source = Source(hello)
         self.sources.add(source)
         self.metrics.taps.set(len(self.sources))
-        self.ledger.append("tap", event="connected", source=hello.source, model=hello.model, engine=hello.engine, dtype=hello.dtype, bank=hello.bank, rules=self.rules.digest)
+        self.ledger.append(
+            "tap",
+            event="connected",
+            source=hello.source,
+            model=hello.model,
+            engine=hello.engine,
+            dtype=hello.dtype,
+            bank=hello.bank,
+            rules=self.rules.digest,
+        )
         return source
 
     def disconnect(self, source: Source) -> None:
@@ -106,7 +125,9 @@ class Pipeline:
         for stream in list(source.streams.values()):
             self._lose(stream)
             self._end(source, stream)
-            self.ledger.append("stream", event="lost", stream=stream.name, source=source.hello.source, tokens=int(self.streams.judged[stream.slot]))
+            self.ledger.append(
+                "stream", event="lost", stream=stream.name, source=source.hello.source, tokens=int(self.streams.judged[stream.slot])
+            )
         self._gauges()
         self.ledger.append("tap", event="disconnected", source=source.hello.source)
 
@@ -133,7 +154,8 @@ class Pipeline:
         slots = source.slots(numbers)
         known = slots >= 0
         batch.slots, batch.positions, batch.scores = slots[known], positions[known].astype(np.int64), scores[known]
-        batch.ended = [(source.streams[end.stream], end.tokens) for end in message.ends if end.stream in source.streams]
+        ends = {end.stream: end.tokens for end in message.ends if end.stream in source.streams}
+        batch.ended = [(source.streams[number], tokens) for number, tokens in ends.items()]
 
     def meter(self, batch: Batch) -> None:
         metrics = self.metrics
@@ -184,7 +206,15 @@ class Pipeline:
             )  # fmt: skip
         for stream, tokens in batch.ended:
             peak = self.streams.peak[stream.slot]
-            self.ledger.append("stream", event="end", stream=stream.name, source=source, tokens=tokens, judged=int(self.streams.judged[stream.slot]), peak=self._named(peak))
+            self.ledger.append(
+                "stream",
+                event="end",
+                stream=stream.name,
+                source=source,
+                tokens=tokens,
+                judged=int(self.streams.judged[stream.slot]),
+                peak=self._named(peak),
+            )
 
     def publish(self, batch: Batch) -> None:
         for verdict in batch.verdicts:

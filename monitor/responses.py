@@ -27,7 +27,13 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str] | None = None, stall_s: float = 60.0, on_stall: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes],
+        headers: dict[str, str] | None = None,
+        stall_s: float = 60.0,
+        on_stall: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache"} | (headers or {}))
         del self.headers["content-length"]
         self._events = events

@@ -16,6 +16,9 @@ from monitor.errors import BarographError
 
 LIFELINE = "BAROGRAPH_LIFELINE_FD"  # a pipe whose other end our parent holds: it closes when the parent dies
 
+# What the kernel may hold for a client that reads nothing: the default grows to megabytes, and a stall shows late.
+SEND_BUFFER = 128 * 1024
+
 
 class _Server(uvicorn.Server):
     @contextmanager
@@ -34,17 +37,22 @@ class Servers:
         """Take the port now, so that one in use is an error of the start. Raises BarographError."""
         listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         try:
             listener.bind(address)
         except OSError as error:
             listener.close()
             reason = error.strerror or str(error)
-            raise BarographError(f"{name}: cannot listen on {address[0]}:{address[1]} ({reason}); choose another address in the configuration") from None
+            raise BarographError(
+                f"{name}: cannot listen on {address[0]}:{address[1]} ({reason}); choose another address in the configuration"
+            ) from None
         return listener
 
     def serve(self, app: Any, listener: socket.socket) -> None:
         """Serve `app` on a bound socket once `run` is called."""
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, lifespan="on", server_header=False, backlog=1024)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, lifespan="on", server_header=False, backlog=1024
+        )
         self._servers.append((_Server(config), listener))
 
     async def run(self) -> None:

@@ -50,7 +50,14 @@ async def run(config: Config) -> None:
     servers.serve(gateway.app, servers.bind("gateway", config.gateway.listen))
     servers.serve(admin_app(pipeline, registry), servers.bind("admin", config.sidecar.admin))
     receiver.start()
-    ledger.append("sidecar", event="start", bank=bank.digest, rules=rules.digest, modes={rule.rule: rule.mode for rule in rules.rules}, failure_modes=_failure_modes(config))
+    ledger.append(
+        "sidecar",
+        event="start",
+        bank=bank.digest,
+        rules=rules.digest,
+        modes={rule.rule: rule.mode for rule in rules.rules},
+        failure_modes=_failure_modes(config),
+    )
     if kafka is not None:
         kafka.start()
     syncing = asyncio.create_task(_sync(ledger, metrics))
@@ -71,7 +78,13 @@ def admin_app(pipeline: Pipeline, registry: CollectorRegistry) -> Starlette:
     async def health(request: Request) -> Response:
         taps = [{"model": source.hello.model, "engine": source.hello.engine, "failed": source.failed} for source in pipeline.sources]
         healthy = pipeline.scoring and not pipeline.ledger.failed
-        body = {"status": "ok" if healthy else "degraded", "taps": taps, "ledger": pipeline.ledger.failed or "ok", "probes": pipeline.bank.names, "rules": len(pipeline.rules.rules)}
+        body = {
+            "status": "ok" if healthy else "degraded",
+            "taps": taps,
+            "ledger": pipeline.ledger.failed or "ok",
+            "probes": pipeline.bank.names,
+            "rules": len(pipeline.rules.rules),
+        }
         return JSONResponse(body, 200 if healthy else 503)
 
     async def live(request: Request) -> Response:
@@ -101,8 +114,26 @@ def snapshot(pipeline: Pipeline) -> dict[str, Any]:
     for slot, stream in list(table.by_slot.items()):
         tokens = int(table.judged[slot])
         recent = np.nan_to_num(table.recent(slot, max(0, tokens - 48), tokens), nan=0.0).round(2)
-        verdicts = [{"rule": verdict.rule.rule, "action": verdict.rule.action.name.lower(), "mode": "shadow" if verdict.shadow else "armed", "position": verdict.position} for verdict in stream.verdicts]
-        running.append({"stream": stream.name, "started": stream.started, "tokens": tokens, "ended": bool(table.ended[slot]), "gap": bool(table.gap[slot]), "scores": recent.T.tolist(), "verdicts": verdicts})
+        verdicts = [
+            {
+                "rule": verdict.rule.rule,
+                "action": verdict.rule.action.name.lower(),
+                "mode": "shadow" if verdict.shadow else "armed",
+                "position": verdict.position,
+            }
+            for verdict in stream.verdicts
+        ]
+        running.append(
+            {
+                "stream": stream.name,
+                "started": stream.started,
+                "tokens": tokens,
+                "ended": bool(table.ended[slot]),
+                "gap": bool(table.gap[slot]),
+                "scores": recent.T.tolist(),
+                "verdicts": verdicts,
+            }
+        )
     return {"probes": pipeline.bank.names, "taps": len(pipeline.sources), "streams": running}
 
 
@@ -116,5 +147,7 @@ async def _sync(ledger: Ledger, metrics: Metrics) -> None:
 
 
 def _failure_modes(config: Config) -> dict[str, str]:
-    modes: dict[str, str] = json.loads(config.gateway.model_dump_json(include={"hold", "on_missing_score", "on_nan_score", "on_no_tap", "on_ledger_failure"}))
+    modes: dict[str, str] = json.loads(
+        config.gateway.model_dump_json(include={"hold", "on_missing_score", "on_nan_score", "on_no_tap", "on_ledger_failure"})
+    )
     return modes

@@ -121,7 +121,10 @@ class Up:
         say(f"  metrics      http://{host(config.sidecar.admin)}/metrics", highlight=False)
         say(f"  health       http://{host(config.sidecar.admin)}/health", highlight=False)
         say(f"  ledger       {config.sidecar.ledger}\n", highlight=False)
-        say("  In another terminal: [bold]barograph watch[/bold] to look on, [bold]barograph demo[/bold] to send ten chats. Ctrl-C stops.", highlight=False)
+        say(
+            "  In another terminal: [bold]barograph watch[/bold] to look on, [bold]barograph demo[/bold] to send ten chats. Ctrl-C stops.",
+            highlight=False,
+        )
 
 
 def host(address: tuple[str, int]) -> str:

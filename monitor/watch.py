@@ -123,7 +123,10 @@ def verdict_text(stream: dict[str, Any]) -> Text:
     for verdict in stream["verdicts"]:
         style = {"halt": "bold white on red", "alert": "black on yellow"}.get(verdict["action"], "cyan")
         shadow = verdict["mode"] == "shadow"
-        text.append(f" {verdict['action']}{' (shadow)' if shadow else ''} {verdict['rule']} @{verdict['position']} ", style=f"dim {style}" if shadow else style)
+        text.append(
+            f" {verdict['action']}{' (shadow)' if shadow else ''} {verdict['rule']} @{verdict['position']} ",
+            style=f"dim {style}" if shadow else style,
+        )
         text.append(" ")
     return text
 

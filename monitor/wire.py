@@ -117,7 +117,9 @@ def decode(packet: bytes) -> Message:
         if message.version != VERSION:
             raise WireError(f"tap speaks wire version {message.version}; this sidecar speaks {VERSION}")
         if not 0 < len(message.probes) <= MAX_PROBES or len(message.layers) != len(message.probes):
-            raise WireError(f"hello with {len(message.probes)} probes and {len(message.layers)} layers; expected 1 to {MAX_PROBES}, as many of each")
+            raise WireError(
+                f"hello with {len(message.probes)} probes and {len(message.layers)} layers; expected 1 to {MAX_PROBES}, as many of each"
+            )
     return message
 
 

@@ -106,9 +106,13 @@ class Bank:
         model = self.card.model
         for what, got, expected in (("width", width, model.width), ("layers", layers, model.layers)):
             if got != expected:
-                raise BankError(f"bank fitted for {model.name} ({what} {expected}) cannot score {name} ({what} {got}); fit one with: barograph probes fit --model {name} --out DIR")
+                raise BankError(
+                    f"bank fitted for {model.name} ({what} {expected}) cannot score {name} ({what} {got}); fit one with: barograph probes fit --model {name} --out DIR"
+                )
         if hashed != model.config_hash:
-            raise BankError(f"bank fitted for {model.name} (config {model.config_hash}) cannot score {name} (config {hashed}); fit one with: barograph probes fit --model {name} --out DIR")
+            raise BankError(
+                f"bank fitted for {model.name} (config {model.config_hash}) cannot score {name} (config {hashed}); fit one with: barograph probes fit --model {name} --out DIR"
+            )
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,15 +142,21 @@ class Bank:
             raise BankError(f"bank {folder / CARD}: format {card.format}; this version reads format {FORMAT}")
         digest = hashlib.sha256(raw).hexdigest()
         if digest != card.arrays_sha256:
-            raise BankError(f"bank {folder / ARRAYS}: sha256 {digest[:16]}…, the card expects {card.arrays_sha256[:16]}…; the file is corrupt or from another fit")
+            raise BankError(
+                f"bank {folder / ARRAYS}: sha256 {digest[:16]}…, the card expects {card.arrays_sha256[:16]}…; the file is corrupt or from another fit"
+            )
         try:
             directions = load_arrays(raw)["directions"]
         except (SafetensorError, KeyError) as error:
             raise BankError(f"bank {folder / ARRAYS}: no readable array 'directions' ({error})") from None
         expected = (len(card.probes), card.model.width)
         if directions.shape != expected or directions.dtype != np.float32 or not np.isfinite(directions).all():
-            raise BankError(f"bank {folder / ARRAYS}: directions are {directions.dtype}{list(directions.shape)}; expected finite float32{list(expected)}")
+            raise BankError(
+                f"bank {folder / ARRAYS}: directions are {directions.dtype}{list(directions.shape)}; expected finite float32{list(expected)}"
+            )
         deepest = max(probe.layer for probe in card.probes)
         if deepest >= card.model.layers:
-            raise BankError(f"bank {folder / CARD}: a probe reads layer {deepest}; {card.model.name} has layers 0 to {card.model.layers - 1}")
+            raise BankError(
+                f"bank {folder / CARD}: a probe reads layer {deepest}; {card.model.name} has layers 0 to {card.model.layers - 1}"
+            )
         return cls(card, directions)

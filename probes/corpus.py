@@ -52,7 +52,9 @@ class Corpus:
             found = tuple(topic for topic, _ in records)
             topics = topics or found
             if found != topics:
-                raise CorpusError(f"{folder / concept}.txt: its topics differ from those of {CONCEPTS[0]}; they must be the same, in the same order")
+                raise CorpusError(
+                    f"{folder / concept}.txt: its topics differ from those of {CONCEPTS[0]}; they must be the same, in the same order"
+                )
             for number, (topic, story) in enumerate(records):
                 texts.append(Text(concept, topic, f"Write a short piece about this: {topic}.", story, _split(number, len(records))))
         raw = _text(folder / "neutral.txt")

@@ -64,8 +64,15 @@ def fit(source: str, name: str, layer: int | None, device: str, say: Callable[[s
         each: {concept: _auroc(*_scores(states, directions[i], each, concept, "validation")) for i, concept in enumerate(CONCEPTS)}
         for each, directions in fitted.items()
     }
-    best = layer if layer is not None else max(candidates, key=lambda each: (round(sum(profile[each].values()), 6), _separation(states, fitted[each], each)))
-    say(f"layer {best} of {config.num_hidden_layers}: validation AUROC " + ", ".join(f"{concept} {value:.3f}" for concept, value in profile[best].items()))
+    best = (
+        layer
+        if layer is not None
+        else max(candidates, key=lambda each: (round(sum(profile[each].values()), 6), _separation(states, fitted[each], each)))
+    )
+    say(
+        f"layer {best} of {config.num_hidden_layers}: validation AUROC "
+        + ", ".join(f"{concept} {value:.3f}" for concept, value in profile[best].items())
+    )
     directions = fitted[best]
     neutral = np.concatenate([states.tokens[i][:, best] for i in states.pick("", "train")]).astype(np.float32) @ directions.T
     probes = []
@@ -80,7 +87,13 @@ def fit(source: str, name: str, layer: int | None, device: str, say: Callable[[s
         ))  # fmt: skip
     card = BankCard(
         format=FORMAT,
-        model=ModelCard(name=name, width=config.hidden_size, layers=config.num_hidden_layers, config_hash=config_hash(config.to_dict()), dtype=str(model.dtype).removeprefix("torch.")),
+        model=ModelCard(
+            name=name,
+            width=config.hidden_size,
+            layers=config.num_hidden_layers,
+            config_hash=config_hash(config.to_dict()),
+            dtype=str(model.dtype).removeprefix("torch."),
+        ),
         probes=probes,
         arrays_sha256=hashlib.sha256(Bank.pack(directions)).hexdigest(),
         corpus_sha256=corpus.sha256,
@@ -130,7 +143,9 @@ def _read(model: Any, tokenizer: Any, texts: Sequence[Text]) -> Iterator[NDArray
 def _encode(tokenizer: Any, text: Text) -> tuple[list[int], int]:
     """Token ids of prompt and reply, and how many of them are the prompt."""
     if tokenizer.chat_template:
-        prompt = list(tokenizer.apply_chat_template([{"role": "user", "content": text.prompt}], add_generation_prompt=True, return_dict=False))
+        prompt = list(
+            tokenizer.apply_chat_template([{"role": "user", "content": text.prompt}], add_generation_prompt=True, return_dict=False)
+        )
     else:
         prompt = list(tokenizer(text.prompt + "\n\n")["input_ids"])
     return prompt + list(tokenizer(text.reply, add_special_tokens=False)["input_ids"]), len(prompt)

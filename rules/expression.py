@@ -23,8 +23,18 @@ MAX_DEPTH = 40
 Values = dict[Signal, Floats]
 Compiled = Callable[[Values], Any]
 
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Lt: operator.lt, ast.LtE: operator.le}
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: np.true_divide}
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: np.true_divide,
+}
 _EXPECTED = "expected comparisons (> >= < <=), + - * /, and, or, not, numbers, and signals such as desperation.ewma(8)"
 
 
@@ -80,7 +90,12 @@ class Expression:
             left, right = self._typed(node.left, "number", depth), self._typed(node.right, "number", depth)
             apply = _ARITHMETIC[type(node.op)]
             return "number", lambda values: apply(left(values), right(values))
-        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool) and abs(node.value) < 1e9:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, (int, float))
+            and not isinstance(node.value, bool)
+            and abs(node.value) < 1e9
+        ):
             constant = float(node.value)
             return "number", lambda values: constant
         if isinstance(node, (ast.Attribute, ast.Call, ast.Name)):
@@ -93,7 +108,9 @@ class Expression:
     def _typed(self, node: ast.expr, wanted: str, depth: int) -> Compiled:
         kind, compiled = self._compile(node, depth + 1)
         if kind != wanted:
-            raise self._error(node, "expected a comparison here, got a number" if wanted == "bool" else "expected a number here, got a comparison")
+            raise self._error(
+                node, "expected a comparison here, got a number" if wanted == "bool" else "expected a number here, got a comparison"
+            )
         return compiled
 
     def _comparison(self, node: ast.Compare, depth: int) -> Compiled:

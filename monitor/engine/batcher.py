@@ -68,13 +68,23 @@ class Batcher:
     async def generate(self, key: str, prompt: list[int], max_tokens: int, sampling: Sampling) -> AsyncGenerator[int]:
         """Yield the produced tokens, an end-of-text token included. Leaving the loop early cancels the request."""
         if len(self.live) >= self.max_streams:
-            raise OpenAIError(429, f"{self.max_streams} generations are running, the limit of this engine; try again later", kind="rate_limit_error", code="too_many_requests")
+            raise OpenAIError(
+                429,
+                f"{self.max_streams} generations are running, the limit of this engine; try again later",
+                kind="rate_limit_error",
+                code="too_many_requests",
+            )
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         self._manager.register_result_handler(key, outputs.put_nowait)
         self.live.add(key)
         done = False
         try:
-            if self._manager.add_request(prompt, request_id=key, max_new_tokens=max_tokens, streaming=True, eos_token_id=sorted(self._eos), sampling=sampling) is None:
+            if (
+                self._manager.add_request(
+                    prompt, request_id=key, max_new_tokens=max_tokens, streaming=True, eos_token_id=sorted(self._eos), sampling=sampling
+                )
+                is None
+            ):
                 raise unavailable("the model loop has stopped; restart the engine", "engine_stopped")
             sent = 0
             while not done:

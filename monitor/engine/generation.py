@@ -37,7 +37,9 @@ class Choice:
 class Generation:
     """Runs the choices of one request. Leaving `pieces` early cancels them all."""
 
-    def __init__(self, model: LoadedModel, batcher: Batcher, tap: Tap | None, request: str, choices: list[Choice], limit: int, stops: list[str]) -> None:
+    def __init__(
+        self, model: LoadedModel, batcher: Batcher, tap: Tap | None, request: str, choices: list[Choice], limit: int, stops: list[str]
+    ) -> None:
         self._model = model
         self._batcher = batcher
         self._tap = tap

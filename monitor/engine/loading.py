@@ -39,7 +39,9 @@ def load(model: str, dtype: str = "auto", device: str = "auto", say: models.Prog
         module = module.to(where).eval()
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"cannot load model '{model}' ({reason}); expected a causal language model: a folder, a Hugging Face id, or '{models.BUNDLED}'") from None
+        raise ModelError(
+            f"cannot load model '{model}' ({reason}); expected a causal language model: a folder, a Hugging Face id, or '{models.BUNDLED}'"
+        ) from None
     if not hasattr(tokenizer, "_tokenizer"):
         raise ModelError(f"model '{model}' has a {type(tokenizer).__name__}; expected a fast tokenizer (tokenizer.json)")
     config = module.config.get_text_config()

@@ -62,8 +62,24 @@ class EngineServer:
         if not self.batcher.alive:
             return openai.unavailable("the model loop has stopped; restart the engine", "engine_stopped").response()
         tap = self.tap
-        state = "off" if tap is None else f"failed: {tap.failed}" if tap.failed else "connected" if tap.sender.connected else "waiting for the sidecar"
-        return openai.json_response({"status": "ok", "model": self.model.name, "tap": state, "dropped_frames": tap.sender.dropped if tap else 0, "running": len(self.batcher.live)})
+        state = (
+            "off"
+            if tap is None
+            else f"failed: {tap.failed}"
+            if tap.failed
+            else "connected"
+            if tap.sender.connected
+            else "waiting for the sidecar"
+        )
+        return openai.json_response(
+            {
+                "status": "ok",
+                "model": self.model.name,
+                "tap": state,
+                "dropped_frames": tap.sender.dropped if tap else 0,
+                "running": len(self.batcher.live),
+            }
+        )
 
     async def chat(self, request: Request, payload: dict[str, Any]) -> Response:
         asked = parse(ChatRequest, payload)
@@ -111,10 +127,16 @@ class EngineServer:
         longest = max(map(len, prompts))
         room = self.context - longest
         if room < (asked.limit or 1):
-            raise bad(f"the prompt has {longest} tokens and asks for {asked.limit or 1} more; this model's context is {self.context} tokens", "messages", "context_length_exceeded")
+            raise bad(
+                f"the prompt has {longest} tokens and asks for {asked.limit or 1} more; this model's context is {self.context} tokens",
+                "messages",
+                "context_length_exceeded",
+            )
         n = asked.n or 1
         if n * len(prompts) > self.batcher.max_streams:
-            raise bad(f"{len(prompts)} prompts with n={n} make {n * len(prompts)} generations; expected at most {self.batcher.max_streams}", "n")
+            raise bad(
+                f"{len(prompts)} prompts with n={n} make {n * len(prompts)} generations; expected at most {self.batcher.max_streams}", "n"
+            )
         choices = []
         for index in range(n * len(prompts)):
             # With a seed, the choices of one prompt must still differ from each other.
@@ -128,7 +150,9 @@ class EngineServer:
         if not tokenizer.chat_template:
             raise bad(f"model '{self.model.name}' has no chat template; use /v1/completions", "messages")
         try:
-            ids = tokenizer.apply_chat_template([message.plain() for message in asked.messages], add_generation_prompt=True, return_dict=False)
+            ids = tokenizer.apply_chat_template(
+                [message.plain() for message in asked.messages], add_generation_prompt=True, return_dict=False
+            )
         except jinja2.TemplateError as error:
             raise bad(f"this model's chat template refuses the messages: {error}", "messages") from None
         return list(ids)
@@ -154,7 +178,9 @@ class EngineServer:
         return guarded
 
     def _no_model(self, name: str) -> OpenAIError:
-        return OpenAIError(404, f"model '{name[:200]}' does not exist; this engine serves '{self.model.name}'", param="model", code="model_not_found")
+        return OpenAIError(
+            404, f"model '{name[:200]}' does not exist; this engine serves '{self.model.name}'", param="model", code="model_not_found"
+        )
 
     def _card(self) -> dict[str, Any]:
         return {"id": self.model.name, "object": "model", "created": 0, "owned_by": "barograph", "max_model_len": self.context}

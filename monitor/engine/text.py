@@ -14,11 +14,14 @@ class TextStream:
         self._tokenizer = tokenizer
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stops = stops
+        self._unread: list[int] = []  # tokens that do not make whole characters yet
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        self._held += self._decoder.step(self._tokenizer, token) or ""
+        fresh = self._decoder.step(self._tokenizer, token)
+        self._unread = [*self._unread, token] if fresh is None else []
+        self._held += fresh or ""
         found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
         if found:
             self.stopped = True
@@ -31,7 +34,8 @@ class TextStream:
         return ready
 
     def finish(self) -> str:
-        ready, self._held = self._held, ""
+        ready = self._held + (self._tokenizer.decode(self._unread, skip_special_tokens=True) if self._unread and not self.stopped else "")
+        self._held, self._unread = "", []
         return ready
 
 

@@ -21,7 +21,15 @@ class Assembly:
         for part in chunk.get("choices", ()):
             index = part["index"]
             chat = "delta" in part
-            choice = self._choices.setdefault(index, {"index": index, **({"message": {"role": "assistant", "content": ""}} if chat else {"text": ""}), "logprobs": None, "finish_reason": None})
+            choice = self._choices.setdefault(
+                index,
+                {
+                    "index": index,
+                    **({"message": {"role": "assistant", "content": ""}} if chat else {"text": ""}),
+                    "logprobs": None,
+                    "finish_reason": None,
+                },
+            )
             if chat:
                 choice["message"]["content"] += part["delta"].get("content") or ""
             else:

@@ -68,7 +68,12 @@ class Gateway:
             self._no_tap()
         streams = self.pipeline.streams
         if len(streams.tickets) >= self.config.max_requests:
-            raise OpenAIError(429, f"{self.config.max_requests} requests are running, the limit of this gateway; try again later", kind="rate_limit_error", code="too_many_requests")
+            raise OpenAIError(
+                429,
+                f"{self.config.max_requests} requests are running, the limit of this gateway; try again later",
+                kind="rate_limit_error",
+                code="too_many_requests",
+            )
         streaming, usage = _wishes(payload)
         headers = {openai.REQUEST_ID_HEADER: openai.new_request_id()}
         ticket = streams.expect(headers[openai.REQUEST_ID_HEADER])
@@ -119,17 +124,19 @@ class Gateway:
         return openai.json_response(assembly.whole(), headers)
 
     @asynccontextmanager
-    async def _upstream(self, method: str, path: str, request: Request, body: Any, request_id: str = "") -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _upstream(
+        self, method: str, path: str, request: Request, body: Any, request_id: str = ""
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._session is not None
         headers = {openai.REQUEST_ID_HEADER: request_id} if request_id else {}
         if "authorization" in request.headers:
             headers["authorization"] = request.headers["authorization"]
         try:
             response = await self._session.request(method, self.config.upstream + path, json=body, headers=headers)
-        except (aiohttp.ClientError, TimeoutError, UnicodeEncodeError) as error:
-            if isinstance(error, UnicodeEncodeError):
-                raise openai.bad("the body holds half a UTF-16 character (a lone surrogate); expected valid text") from None
-            raise OpenAIError(502, f"the engine at {self.config.upstream} does not answer", kind="server_error", code="upstream_unreachable") from None
+        except (aiohttp.ClientError, TimeoutError):
+            raise OpenAIError(
+                502, f"the engine at {self.config.upstream} does not answer", kind="server_error", code="upstream_unreachable"
+            ) from None
         try:
             yield response
         finally:
@@ -145,7 +152,9 @@ class Gateway:
     async def _unknown(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         supported = ", ".join((*GENERATING, READING[0]))
-        return OpenAIError(error.status_code, f"{error.detail}: {request.method} {request.url.path}; this gateway serves: {supported}").response()
+        return OpenAIError(
+            error.status_code, f"{error.detail}: {request.method} {request.url.path}; this gateway serves: {supported}"
+        ).response()
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -168,6 +177,8 @@ def _wishes(payload: dict[str, Any]) -> tuple[bool, bool]:
 async def _upstream_error(upstream: aiohttp.ClientResponse) -> OpenAIError:
     try:
         error = (await upstream.json(content_type=None))["error"]
-        return OpenAIError(upstream.status, str(error["message"]), kind=str(error.get("type")), param=error.get("param"), code=error.get("code"))
+        return OpenAIError(
+            upstream.status, str(error["message"]), kind=str(error.get("type")), param=error.get("param"), code=error.get("code")
+        )
     except (ValueError, KeyError, TypeError, AttributeError, aiohttp.ClientError):
         return OpenAIError(502, f"the engine answered with status {upstream.status}", kind="server_error", code="upstream_error")

@@ -90,7 +90,11 @@ class Hold:
         return None
 
     def _fail(self, condition: Condition, why: str, index: int, stream: Stream | None) -> Outcome:
-        setting = {"missing_score": self._config.on_missing_score, "nan_score": self._config.on_nan_score, "ledger": self._config.on_ledger_failure}[condition]
+        setting = {
+            "missing_score": self._config.on_missing_score,
+            "nan_score": self._config.on_nan_score,
+            "ledger": self._config.on_ledger_failure,
+        }[condition]
         self._metrics.decisions.labels(condition, setting).inc()
         if (index, condition) not in self._open:
             self._open.add((index, condition))

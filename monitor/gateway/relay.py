@@ -19,7 +19,16 @@ MAX_EVENT = 1 << 20
 class Relay:
     """Yields the chunks that the client may see. Leaving `chunks` early ends the request at the engine too."""
 
-    def __init__(self, upstream: aiohttp.ClientResponse, hold: Hold, streams: StreamTable, ticket: Ticket, names: tuple[str, ...], scores: bool, usage: bool) -> None:
+    def __init__(
+        self,
+        upstream: aiohttp.ClientResponse,
+        hold: Hold,
+        streams: StreamTable,
+        ticket: Ticket,
+        names: tuple[str, ...],
+        scores: bool,
+        usage: bool,
+    ) -> None:
         self._upstream = upstream
         self._hold = hold
         self._streams = streams
@@ -36,7 +45,9 @@ class Relay:
         try:
             async for chunk in self._events():
                 if "error" in chunk:
-                    raise OpenAIError(502, str(chunk["error"].get("message", "the engine failed")), kind="server_error", code="upstream_error")
+                    raise OpenAIError(
+                        502, str(chunk["error"].get("message", "the engine failed")), kind="server_error", code="upstream_error"
+                    )
                 usage = chunk.pop("usage", None)
                 if not chunk.get("choices"):
                     if usage is not None and self._usage:
@@ -57,7 +68,12 @@ class Relay:
         part = chunk["choices"][0]
         index = part["index"]
         if len(chunk["choices"]) != 1 or usage is None:
-            raise OpenAIError(502, "the engine sends chunks without token counts; expected an engine that supports stream_options.continuous_usage_stats", kind="server_error", code="upstream_unsupported")
+            raise OpenAIError(
+                502,
+                "the engine sends chunks without token counts; expected an engine that supports stream_options.continuous_usage_stats",
+                kind="server_error",
+                code="upstream_unsupported",
+            )
         if index in self._done:
             return None
         first, end = self._counts.get(index, 0), int(usage["completion_tokens"])
@@ -85,7 +101,12 @@ class Relay:
         recent = self._streams.recent(stream.slot, first, end)
         scores = {name: [round(float(x), 3) if np.isfinite(x) else None for x in recent[:, i]] for i, name in enumerate(self._names)}
         fired = [
-            {"rule": verdict.rule.rule, "action": verdict.rule.action.name.lower(), "mode": "shadow" if verdict.shadow else "armed", "position": verdict.position}
+            {
+                "rule": verdict.rule.rule,
+                "action": verdict.rule.action.name.lower(),
+                "mode": "shadow" if verdict.shadow else "armed",
+                "position": verdict.position,
+            }
             for verdict in stream.verdicts
             if first <= verdict.position < end
         ]
@@ -103,7 +124,9 @@ class Relay:
                 buffer += data
                 *events, buffer = buffer.split(b"\n\n")
                 if len(buffer) > MAX_EVENT:
-                    raise OpenAIError(502, f"the engine sent an event of more than {MAX_EVENT} bytes", kind="server_error", code="upstream_error")
+                    raise OpenAIError(
+                        502, f"the engine sent an event of more than {MAX_EVENT} bytes", kind="server_error", code="upstream_error"
+                    )
                 for event in events:
                     payload = event.removeprefix(b"data:").strip()
                     if payload == b"[DONE]":
@@ -122,5 +145,3 @@ def _head(chunk: dict[str, Any]) -> dict[str, Any]:
 def _ending(part: dict[str, Any], message: str) -> dict[str, Any]:
     body = {"delta": {"content": message}} if "delta" in part else {"text": message}
     return {"index": part["index"], **body, "logprobs": None, "finish_reason": "content_filter"}
-
-

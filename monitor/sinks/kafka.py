@@ -79,7 +79,11 @@ class KafkaPublisher:
         config = self._config
         secrets: dict[str, Any] = {}
         if config.username is not None:
-            secrets = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_plain_username": config.username, "sasl_plain_password": os.environ.get(PASSWORD, "")}
+            secrets = {
+                "sasl_mechanism": "SCRAM-SHA-512",
+                "sasl_plain_username": config.username,
+                "sasl_plain_password": os.environ.get(PASSWORD, ""),
+            }
         return KafkaProducer(
             bootstrap_servers=config.bootstrap.split(","), security_protocol=config.security, client_id="barograph",
             acks="all", max_block_ms=5000, request_timeout_ms=10_000, **secrets,

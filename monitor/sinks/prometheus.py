@@ -29,7 +29,9 @@ class ScoreHistogram(Collector):
         np.add.at(self._sums, columns, values)
 
     def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily("barograph_score", "Scores of judged tokens, in standard deviations above neutral text", labels=["probe"])
+        family = HistogramMetricFamily(
+            "barograph_score", "Scores of judged tokens, in standard deviations above neutral text", labels=["probe"]
+        )
         bounds = [*map(str, BUCKETS), "+Inf"]
         for probe, counts, total in zip(self._probes, self._counts.cumsum(axis=1), self._sums, strict=True):
             family.add_metric([probe], list(zip(bounds, map(float, counts), strict=True)), float(total))
@@ -57,10 +59,17 @@ class Metrics:
         self.tap_failed = gauge("taps_failed", "Taps that stopped scoring")
         self.streams = gauge("streams_running", "Generations that are running")
         self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode"])
-        self.decisions = counter("failure_decisions", "Chunks decided without a good score, by condition and decision", ["condition", "decision"])
+        self.decisions = counter(
+            "failure_decisions", "Chunks decided without a good score, by condition and decision", ["condition", "decision"]
+        )
         self.requests = counter("gateway_requests", "Requests that the gateway answered", ["endpoint", "status"])
         self.stalled = counter("gateway_clients_stalled", "Clients dropped because they read nothing")
-        self.hold = Histogram("barograph_gateway_hold_seconds", "How long a chunk waited for its scores", registry=registry, buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5))
+        self.hold = Histogram(
+            "barograph_gateway_hold_seconds",
+            "How long a chunk waited for its scores",
+            registry=registry,
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
+        )
         self.records = counter("ledger_records", "Records in the ledger since the start")
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")

@@ -107,15 +107,26 @@ class Sender:
             self._connected = False
             self._wake.set()
 
+    def _notice_end(self) -> None:
+        """See that the sidecar is gone also while nothing is sent: without a tap it would let no request through."""
+        try:
+            if self._connected and not self._socket.recv(1):
+                self._connected = False
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._connected = False
+
     def _run(self) -> None:
         while not self._closed:
             if not self._connected:
                 self._connect()
             with self._lock:
+                self._notice_end()
                 self._flush()
                 idle = self._connected and not self._backlog
             if idle:
-                self._wake.wait(timeout=1.0)
+                self._wake.wait(timeout=RETRY_S)
                 self._wake.clear()
             else:
                 time.sleep(0.002 if self._connected else RETRY_S)

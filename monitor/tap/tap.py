@@ -48,7 +48,9 @@ class Tap:
         self._lock = threading.Lock()
         self._picked: torch.Tensor | None = None
         self._scores = torch.empty(0, len(bank.names), device=module.device)
-        self._install(module, layers)
+        self._module, self._decoder = module, layers
+        self._handles: list[Any] = []
+        self.attach()
         dtype = str(module.dtype).removeprefix("torch.")
         self.sender = Sender(socket, wire.Hello(
             version=wire.VERSION, source=source or uuid.uuid4().hex[:12], pid=os.getpid(),
@@ -72,14 +74,25 @@ class Tap:
             self.sender.end(wire.End(stream, tokens))
 
     def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self.detach()
         self.sender.close()
 
-    def _install(self, module: torch.nn.Module, layers: Sequence[torch.nn.Module]) -> None:
+    def detach(self) -> None:
+        """Take the hooks off: generation goes on unscored."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def attach(self) -> None:
+        """Put the hooks on; nothing when they are."""
+        if self._handles:
+            return
         weight, bias = self.bank.affine()
         of_layer = np.array(self.bank.layers)
-        self._handles = [module.register_forward_pre_hook(self._before, with_kwargs=True), module.register_forward_hook(self._after)]
+        self._handles = [
+            self._module.register_forward_pre_hook(self._before, with_kwargs=True),
+            self._module.register_forward_hook(self._after),
+        ]
         for layer in sorted(set(self.bank.layers)):
             columns = np.flatnonzero(of_layer == layer)
             device = self._scores.device
@@ -88,7 +101,7 @@ class Tap:
                 torch.from_numpy(bias[columns]).to(device),
                 torch.from_numpy(columns).to(device),
             )
-            self._handles.append(layers[layer].register_forward_hook(self._reader(*read)))
+            self._handles.append(self._decoder[layer].register_forward_hook(self._reader(*read)))
 
     # The hooks run in the engine's generation thread: _before, then one reader a layer, then _after.
 

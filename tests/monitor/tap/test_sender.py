@@ -1,0 +1,125 @@
+"""The sender against real sockets: slow, absent and returning sidecars."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monitor import wire
+from monitor.tap.sender import QUEUE, Sender
+from tests.stack import eventually
+
+HELLO = wire.Hello(wire.VERSION, "s", 1, "e", "m", "d", "b", ["p", "q"], [1, 1])
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="barograph-"))
+    yield folder / "tap.sock"
+    shutil.rmtree(folder)
+
+
+def listen(path: Path) -> socket.socket:
+    listener = wire.open_socket()
+    listener.bind(str(path))
+    listener.listen(1)
+    listener.setblocking(True)
+    return listener
+
+
+def accept(listener: socket.socket) -> socket.socket:
+    listener.settimeout(5)
+    connection, _ = listener.accept()
+    connection.settimeout(1)
+    return connection
+
+
+def drain(connection: socket.socket) -> list[wire.Message]:
+    messages = []
+    try:
+        while packet := connection.recv(wire.MAX_PACKET):
+            messages.append(wire.decode(packet))
+    except TimeoutError:
+        pass
+    return messages
+
+
+def send(sender: Sender, stream: int, position: int) -> None:
+    sender.scores(np.array([stream], "<u4"), np.array([position], "<u4"), np.zeros((1, 2), "<f4"))
+
+
+def test_hello_then_live_then_frames(path: Path) -> None:
+    listener = listen(path)
+    sender = Sender(path, HELLO)
+    connection = accept(listener)
+    eventually(lambda: sender.connected, "connected")
+    sender.begin(wire.Begin(0, "r", 0))
+    send(sender, 0, 0)
+    sender.end(wire.End(0, 1))
+    messages = drain(connection)
+    assert messages[:2] == [HELLO, wire.Live([])]
+    assert [(len(frame.begins), len(frame.streams), len(frame.ends)) for frame in messages[2:]] == [(1, 0, 0), (0, 4, 0), (0, 0, 1)]
+    sender.close()
+    for each in (connection, listener):
+        each.close()
+
+
+def test_without_a_sidecar_nothing_waits_and_the_newest_are_kept(path: Path) -> None:
+    sender = Sender(path, HELLO)
+    sender.begin(wire.Begin(5, "r", 0))
+    started = time.perf_counter()
+    for position in range(2 * QUEUE):
+        send(sender, 5, position)
+    assert time.perf_counter() - started < 2.0, "the engine waited"
+    assert sender.dropped == QUEUE + 1
+    listener = listen(path)
+    messages = drain(accept(listener))
+    frames = [message for message in messages if isinstance(message, wire.Frame)]
+    assert messages[1] == wire.Live([wire.Begin(5, "r", 0)]), "a stream whose begin was dropped is announced again"
+    assert [int.from_bytes(frame.positions, "little") for frame in frames] == list(range(QUEUE, 2 * QUEUE))
+    assert frames[-1].dropped > 0
+    sender.close()
+    listener.close()
+
+
+def test_a_sidecar_that_does_not_read_costs_drops_not_time(path: Path) -> None:
+    listener = listen(path)
+    sender = Sender(path, HELLO)
+    connection = accept(listener)
+    eventually(lambda: sender.connected, "connected")
+    started = time.perf_counter()
+    for position in range(5000):
+        send(sender, 0, position)
+    assert time.perf_counter() - started < 5.0
+    assert sender.dropped > 0
+    frames = [message for message in drain(connection) if isinstance(message, wire.Frame)]
+    # What the kernel took came in order; then a gap that the sequence shows; then the newest.
+    sequence = [frame.seq for frame in frames]
+    assert sequence == sorted(sequence)
+    assert sequence[-1] == 5000
+    assert sum(b - a - 1 for a, b in zip(sequence, sequence[1:], strict=False)) == sender.dropped
+    sender.close()
+    for each in (connection, listener):
+        each.close()
+
+
+def test_it_comes_back_after_the_sidecar_restarted(path: Path) -> None:
+    listener = listen(path)
+    sender = Sender(path, HELLO)
+    accept(listener).close()
+    listener.close()
+    path.unlink()
+    listener = listen(path)
+    sender.begin(wire.Begin(1, "r", 0))
+    connection = accept(listener)
+    assert drain(connection)[0] == HELLO
+    sender.close()
+    for each in (connection, listener):
+        each.close()

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monitor.config import Config
+from monitor.errors import ConfigError
+from rules.document import DocumentError
+
+
+def load(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "barograph.yaml"
+    path.write_text(text)
+    return Config.load(path)
+
+
+def test_the_defaults_stay_on_loopback_and_fail_closed() -> None:
+    config = Config.load(None)
+    assert {config.engine.listen[0], config.gateway.listen[0], config.sidecar.admin[0]} == {"127.0.0.1"}
+    assert {config.gateway.on_missing_score, config.gateway.on_nan_score, config.gateway.on_no_tap, config.gateway.on_ledger_failure} == {
+        "closed"
+    }
+    assert config.sidecar.kafka is None
+
+
+def test_a_file_is_frozen(tmp_path: Path) -> None:
+    config = load(tmp_path, "gateway: {listen: '[::1]:9000'}\n")
+    assert config.gateway.listen == ("::1", 9000)
+    with pytest.raises(Exception, match="frozen"):
+        config.gateway.hold = "off"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gateway:\n  hodl: strict\n", "barograph.yaml:2:3: unknown key 'gateway.hodl'; did you mean 'hold'?"),
+        ("gateway:\n  hold: lax\n", "barograph.yaml:2:3: 'gateway.hold': input should be 'strict' or 'off'"),
+        ("gateway: {listen: here}\n", "expected HOST:PORT"),
+        ("gateway: {listen: 'a:70000'}\n", "a port from 0 to 65535"),
+        ("sidecar: {kafka: {bootstrap: x, password: hunter2}}\n", "unknown key 'sidecar.kafka.password'"),
+        ("engine: {max_streams: 0}\n", "greater than or equal to 1"),
+    ],
+)
+def test_errors_name_line_and_nearest_key(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        load(tmp_path, text)
+    assert expected in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        Config.load(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"engine: \xff")
+    with pytest.raises(ConfigError, match="byte 8 is not UTF-8"):
+        Config.load(tmp_path / "latin.yaml")
+
+
+def test_a_model_without_a_bank_is_told_how_to_get_one() -> None:
+    config = Config()
+    with pytest.raises(ConfigError, match="barograph probes fit --model some/model"):
+        config.model_copy(update={"engine": config.engine.model_copy(update={"model": "some/model"})}).bank_folder()
