@@ -1,7 +1,8 @@
 """What the tap costs: tokens a second with it and without it, in interleaved pairs of one run.
 
-Both sides run the same requests on the same model in the same process; the tap's hooks are put on and taken off between
-them, and each pair starts with the other side than the one before. The sidecar at the other end of the socket is real.
+While streams are being generated, the tap is put on and taken off every few steps, in the order on-off-off-on, and the time
+of the steps in neighbouring blocks is compared. So both sides see the same requests, the same cache and the same moment
+of a noisy machine. The sidecar at the other end of the socket is real and takes its share of the processor.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from benchmarks.report import emit, spread
+import numpy as np
+
+from benchmarks.report import emit
 from monitor.config import Config
 from monitor.engine.batcher import Batcher
 from monitor.engine.loading import load
@@ -23,45 +27,81 @@ from probes.bank import Bank
 from tests.stack import Stack
 
 PROMPT = "Write a long story about a lighthouse keeper and the sea."
+BLOCK = 8  # steps; the first of each is not counted
+ORDER = (True, False, False, True)
+TOKENS = 16 * BLOCK  # a generation, so that the cache stays short and full of change
 
 
-async def tokens_a_second(batcher: Batcher, tap: Tap | None, prompt: list[int], streams: int, tokens: int, turn: str) -> float:
-    async def one(i: int) -> int:
-        key, produced = f"{turn}-{i}#0", 0
-        if tap is not None:
-            tap.begin(key, f"{turn}-{i}", 0)
-        async for _ in batcher.generate(key, prompt, tokens, Sampling(0.0)):
-            produced += 1
-        if tap is not None:
-            tap.end(key, produced)
-        return produced
+class StepClock:
+    """Times the model's steps and switches the tap between blocks of them."""
 
-    started = time.perf_counter()
-    done = sum(await asyncio.gather(*(one(i) for i in range(streams))))
-    return done / (time.perf_counter() - started)
+    def __init__(self, tap: Tap, module: Any) -> None:
+        self.tap = tap
+        self.blocks: list[tuple[bool, float]] = []  # whether the tap was on, seconds a step
+        self._times: list[float] = []
+        self._handle = module.register_forward_pre_hook(self._step)
+
+    def restart(self) -> None:
+        self._times = []
+
+    def close(self) -> None:
+        self._handle.remove()
+
+    def _step(self, module: Any, args: Any) -> None:
+        # At the start of a step everything of the one before is over: forward, tap, send, sampling, bookkeeping.
+        self._times.append(time.perf_counter())
+        if len(self._times) == BLOCK + 1:
+            on = ORDER[len(self.blocks) % len(ORDER)]
+            self.blocks.append((on, statistics.median(np.diff(self._times)[1:])))
+            self._times = [self._times[-1]]
+        if len(self._times) == 1:
+            self.tap.attach() if ORDER[len(self.blocks) % len(ORDER)] else self.tap.detach()
 
 
-async def measure(pairs: int, tokens: int, stack: Stack) -> dict[str, object]:
+def ratios(blocks: list[tuple[bool, float]]) -> np.ndarray:
+    """Speed with the tap over speed without it, one for each neighbouring pair of blocks."""
+    pairs = [(blocks[i], blocks[i + 1]) for i in range(0, len(blocks) - 1, 2)]
+    return np.array([(b if a_on else a) / (a if a_on else b) for (a_on, a), (_, b) in pairs])
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """95 % bootstrap interval of the median."""
+    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
+    return [round(float(x), 4) for x in np.quantile(np.median(draws, axis=1), [0.025, 0.975])]
+
+
+async def measure(pairs: int, stack: Stack) -> dict[str, object]:
     model = load("smollm2")
-    batcher = Batcher(model.module, set(), 32, 16384)  # no end-of-text: every run has the same length
+    batcher = Batcher(model.module, set(), 32, 16384)  # no end-of-text: every stream runs to its limit
     bank = Bank.load(Config().bank_folder())
     tap = Tap(model.wrapper, bank, batcher.rows, stack.runtime / "tap.sock", model.name)
     batcher.start()
     prompt = model.tokenizer(PROMPT)["input_ids"]
+
+    async def one(turn: int, i: int) -> None:
+        tap.begin(f"{turn}-{i}#0", f"{turn}-{i}", 0)
+        async for _ in batcher.generate(f"{turn}-{i}#0", prompt, TOKENS, Sampling(0.0)):
+            pass
+        tap.end(f"{turn}-{i}#0", TOKENS)
+
     found: dict[str, object] = {}
     for streams in (1, 8):
-        rates: dict[bool, list[float]] = {True: [], False: []}
-        for pair in range(-1, pairs):  # the first pair warms up
-            for tapped in (True, False) if pair % 2 else (False, True):
-                tap.attach() if tapped else tap.detach()
-                rate = await tokens_a_second(batcher, tap if tapped else None, prompt, streams, tokens, f"{streams}-{pair}-{tapped}")
-                if pair >= 0:
-                    rates[tapped].append(rate)
-        ratios = [a / b for a, b in zip(rates[True], rates[False], strict=True)]
+        await asyncio.gather(*(one(-streams, i) for i in range(streams)))
+        clock, turn = StepClock(tap, model.module), 0
+        while len(clock.blocks) < 2 * pairs:
+            turn += 1
+            clock.restart()
+            await asyncio.gather(*(one(1000 * streams + turn, i) for i in range(streams)))
+        clock.close()
+        tap.attach()
+        values = ratios(clock.blocks)
+        step = {on: statistics.median(seconds for tapped, seconds in clock.blocks if tapped is on) for on in (True, False)}
         found[f"streams_{streams}"] = {
-            "ratio": spread(ratios),
-            "tokens_per_s_with": round(statistics.median(rates[True]), 1),
-            "tokens_per_s_without": round(statistics.median(rates[False]), 1),
+            "ratio": round(float(np.median(values)), 4),
+            "ratio_ci95": interval(values),
+            "pairs": len(values),
+            "tokens_per_s_with": round(streams / step[True], 1),
+            "tokens_per_s_without": round(streams / step[False], 1),
         }
     found["frames_dropped"] = tap.sender.dropped
     batcher.stop()
@@ -71,11 +111,10 @@ async def measure(pairs: int, tokens: int, stack: Stack) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=24)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=100)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), engine=False) as stack:
-        found = asyncio.run(measure(options.pairs, options.tokens, stack))
+        found = asyncio.run(measure(options.pairs, stack))
     emit("tap_overhead", engine="transformers", model="SmolLM2-135M-Instruct", dtype="bfloat16", probes=4, layers=1, **found)
 
 
