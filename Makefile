@@ -1,4 +1,4 @@
-# Every target stands on .venv, which is made anew when pyproject.toml or constraints.txt change.
+# Every target stands on .venv, which is made anew when what is pinned changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,4 +39,4 @@ $(STAMP): pyproject.toml constraints.txt deploy/venv.sh
 	@deploy/venv.sh $(PYTHON) $(VENV)
 
 clean:
-	rm -rf $(VENV) .venv-smoke dist build *.egg-info
+	rm -rf $(VENV) dist build *.egg-info

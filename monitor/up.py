@@ -36,8 +36,8 @@ class Up:
 
     def run(self) -> int:
         started = time.monotonic()
-        Bank.load(self.config.bank_folder())  # what the children would refuse is said once, before they start
-        models.check(self.config.engine.model)
+        models.check(self.config.engine.model)  # what the children would refuse is said once, before they start
+        Bank.load(self.config.bank_folder())
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
         read_end, write_end = os.pipe()
