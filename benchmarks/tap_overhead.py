@@ -39,7 +39,8 @@ class StepClock:
         self.tap = tap
         self.blocks: list[tuple[bool, float]] = []  # whether the tap was on, seconds a step
         self._times: list[float] = []
-        self._handle = module.register_forward_pre_hook(self._step)
+        # The head runs after the layers and before the model's own hooks: none of the tap's is being called just then.
+        self._handle = module.get_output_embeddings().register_forward_pre_hook(self._step)
 
     def restart(self) -> None:
         self._times = []
@@ -48,7 +49,7 @@ class StepClock:
         self._handle.remove()
 
     def _step(self, module: Any, args: Any) -> None:
-        # At the start of a step everything of the one before is over: forward, tap, send, sampling, bookkeeping.
+        # From head to head lies one of everything: sampling, bookkeeping, forward, tap, send.
         self._times.append(time.perf_counter())
         if len(self._times) == BLOCK + 1:
             on = ORDER[len(self.blocks) % len(ORDER)]

@@ -78,10 +78,11 @@ class Tap:
         self.sender.close()
 
     def detach(self) -> None:
-        """Take the hooks off: generation goes on unscored."""
+        """Take the hooks off: generation goes on unscored, from the step under way."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._picked = None
 
     def attach(self) -> None:
         """Put the hooks on; nothing when they are."""
