@@ -3,15 +3,23 @@
 While streams are being generated, the tap is put on and taken off every few steps, in the order on-off-off-on, and the time
 of the steps in neighbouring blocks is compared. So both sides see the same requests, the same cache and the same moment
 of a noisy machine. The sidecar at the other end of the socket is real and takes its share of the processor.
+
+The same way the cost of all probes (171 emotions beside the alarms) is compared with that of three; there both taps
+send to a reader that throws everything away, since a sidecar judges with one choice of probes only.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
+import select
+import socket
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +41,10 @@ TOKENS = 16 * BLOCK  # a generation, so that the cache stays short and full of c
 
 
 class StepClock:
-    """Times the model's steps and switches the tap between blocks of them."""
+    """Times the model's steps and switches between two sides, such as with and without a tap, between blocks of them."""
 
-    def __init__(self, tap: Tap, module: Any) -> None:
-        self.tap = tap
+    def __init__(self, module: Any, first: Callable[[], None], second: Callable[[], None]) -> None:
+        self._sides = {True: first, False: second}
         self.blocks: list[tuple[bool, float]] = []  # whether the tap was on, seconds a step
         self._times: list[float] = []
         # The head runs after the layers and before the model's own hooks: none of the tap's is being called just then.
@@ -56,7 +64,7 @@ class StepClock:
             self.blocks.append((on, statistics.median(np.diff(self._times)[1:])))
             self._times = [self._times[-1]]
         if len(self._times) == 1:
-            self.tap.attach() if ORDER[len(self.blocks) % len(ORDER)] else self.tap.detach()
+            self._sides[ORDER[len(self.blocks) % len(ORDER)]]()
 
 
 def ratios(blocks: list[tuple[bool, float]]) -> np.ndarray:
@@ -71,32 +79,69 @@ def interval(values: np.ndarray) -> list[float]:
     return [round(float(x), 4) for x in np.quantile(np.median(draws, axis=1), [0.025, 0.975])]
 
 
+class Drain(threading.Thread):
+    """Listens on a Unix seqpacket socket and throws everything away."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self.path = path
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._over = False
+
+    def run(self) -> None:
+        sockets = [self._listener]
+        while not self._over:
+            for each in select.select(sockets, [], [], 0.2)[0]:
+                if each is self._listener:
+                    sockets.append(each.accept()[0])
+                elif not each.recv(1 << 17):
+                    sockets.remove(each)
+
+    def __enter__(self) -> Drain:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over = True
+        self.join()
+
+
 async def measure(pairs: int, stack: Stack) -> dict[str, object]:
     model = load("smollm2")
     batcher = Batcher(model.module, set(), 32, 16384)  # no end-of-text: every stream runs to its limit
-    bank = Bank.load(Config().bank_folder())
-    tap = Tap(model.wrapper, bank, batcher.rows, stack.runtime / "tap.sock", model.name)
+    tap = Tap(model.wrapper, Config().load_bank(), batcher.rows, stack.runtime / "tap.sock", model.name)
+    taps = [tap]
     batcher.start()
     prompt = model.tokenizer(PROMPT)["input_ids"]
 
     async def one(turn: int, i: int) -> None:
-        tap.begin(f"{turn}-{i}#0", f"{turn}-{i}", 0)
-        async for _ in batcher.generate(f"{turn}-{i}#0", prompt, TOKENS, Sampling(0.0)):
+        key = f"{turn}-{i}#0"
+        for each in taps:
+            each.begin(key, f"{turn}-{i}", 0)
+        async for _ in batcher.generate(key, prompt, TOKENS, Sampling(0.0)):
             pass
-        tap.end(f"{turn}-{i}#0", TOKENS)
+        for each in taps:
+            each.end(key, TOKENS)
 
+    async def blocks(streams: int, first: Callable[[], None], second: Callable[[], None]) -> list[tuple[bool, float]]:
+        await asyncio.gather(*(one(next(turns), i) for i in range(streams)))
+        clock = StepClock(model.module, first, second)
+        while len(clock.blocks) < 2 * pairs:
+            clock.restart()
+            turn = next(turns)
+            await asyncio.gather(*(one(turn, i) for i in range(streams)))
+        clock.close()
+        return clock.blocks
+
+    turns = itertools.count()
     found: dict[str, object] = {}
     for streams in (1, 8):
-        await asyncio.gather(*(one(-streams, i) for i in range(streams)))
-        clock, turn = StepClock(tap, model.module), 0
-        while len(clock.blocks) < 2 * pairs:
-            turn += 1
-            clock.restart()
-            await asyncio.gather(*(one(1000 * streams + turn, i) for i in range(streams)))
-        clock.close()
+        timed = await blocks(streams, tap.attach, tap.detach)
         tap.attach()
-        values = ratios(clock.blocks)
-        step = {on: statistics.median(seconds for tapped, seconds in clock.blocks if tapped is on) for on in (True, False)}
+        values = ratios(timed)
+        step = {on: statistics.median(seconds for tapped, seconds in timed if tapped is on) for on in (True, False)}
         found[f"streams_{streams}"] = {
             "ratio": round(float(np.median(values)), 4),
             "ratio_ci95": interval(values),
@@ -105,8 +150,29 @@ async def measure(pairs: int, stack: Stack) -> dict[str, object]:
             "tokens_per_s_without": round(streams / step[False], 1),
         }
     found["frames_dropped"] = tap.sender.dropped
-    batcher.stop()
     tap.close()
+    with Drain(stack.runtime / "drain.sock") as drain:
+        few, all_probes = (
+            Tap(model.wrapper, Bank.load(Config().bank_folder()).select(choice), batcher.rows, drain.path, model.name)
+            for choice in (["desperation", "panic", "hostility"], "all")
+        )
+        taps[:] = [few, all_probes]
+
+        def turn_to(wanted: Tap, other: Tap) -> Callable[[], None]:
+            return lambda: (other.detach(), wanted.attach())  # type: ignore[func-returns-value, return-value]
+
+        for streams in (1, 8):
+            all_probes.detach()
+            timed = await blocks(streams, turn_to(all_probes, few), turn_to(few, all_probes))
+            values = 1 / ratios(timed)  # time with all over time with three
+            found[f"all_over_three_{streams}"] = {
+                "time_ratio": round(float(np.median(values)), 4),
+                "time_ratio_ci95": interval(values),
+                "probes": [len(all_probes.bank.names), 3],
+            }
+        few.close()
+        all_probes.close()
+    batcher.stop()
     return found
 
 
@@ -116,7 +182,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), engine=False) as stack:
         found = asyncio.run(measure(options.pairs, stack))
-    emit("tap_overhead", engine="transformers", model="SmolLM2-135M-Instruct", dtype="bfloat16", probes=4, layers=1, **found)
+    emit(
+        "tap_overhead",
+        engine="transformers",
+        model="SmolLM2-135M-Instruct",
+        dtype="bfloat16",
+        probes=len(Config().load_bank().names),
+        **found,
+    )
 
 
 if __name__ == "__main__":

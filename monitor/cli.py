@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monitor import __version__
-from monitor.errors import BarographError, ConfigError
+from monitor.errors import BarographError
+from monitor.probes_cli import app as probes_app
 
 if TYPE_CHECKING:
     from monitor.config import Config
@@ -22,7 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Barograph watches the pressure inside a language model, token by token.",
 )
-probes_app = typer.Typer(no_args_is_help=True, help="Fit and look at probes.")
 app.add_typer(probes_app, name="probes")
 
 ConfigOption = Annotated[
@@ -120,28 +120,3 @@ def doctor(config: ConfigOption = None, model: ModelOption = None, bank: BankOpt
     from monitor.doctor import doctor as run
 
     sys.exit(run(_config(config, model, bank)))
-
-
-@probes_app.command("fit")
-def probes_fit(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the new bank.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")] = "smollm2",
-    layer: Annotated[
-        int | None, typer.Option("--layer", min=0, help="Read this layer; by default the best on the validation topics.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-) -> None:
-    """Fit a bank of probes for a model from the texts in `probes/concepts`."""
-    from monitor import models
-    from probes.corpus import CorpusError
-    from probes.fit import FitError, fit
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-
-    try:
-        bank = fit(models.resolve(model, say), models.served_name(model), layer, device, say)
-    except (FitError, CorpusError) as error:
-        raise ConfigError(str(error)) from None
-    bank.save(out)
-    say(f"bank written to {out}")

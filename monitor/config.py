@@ -51,6 +51,9 @@ class TapConfig(_Frozen):
 
     enabled: bool = True
     bank: Path | None = Field(None, description="a bank's folder; by default the one shipped for the model")
+    probes: Literal["alarm", "all"] | tuple[str, ...] = Field(
+        "alarm", description="which probes are live: 'alarm' (safety, valence, arousal), 'all' (the 171 emotions too), or names"
+    )
 
 
 class GatewayConfig(_Frozen):
@@ -85,6 +88,8 @@ class SidecarConfig(_Frozen):
     admin: Address = ("127.0.0.1", 8401)
     ledger: Path = Path("barograph-ledger.jsonl")
     kafka: KafkaConfig | None = None
+    canary_every_s: float | None = Field(None, ge=60, description="send the bank's canaries so often; by default only on demand")
+    drift_tokens: int = Field(5000, ge=100, description="half-life of the running score distribution that is compared with the card's")
 
 
 class Config(_Frozen):
@@ -103,6 +108,13 @@ class Config(_Frozen):
         if path is None:
             return cls()
         return document.parse(read_text(path), cls, str(path))
+
+    def load_bank(self) -> bank.Bank:
+        """The bank with the probes that are live. Raises BankError or ConfigError."""
+        return bank.Bank.load(self.bank_folder()).select(self.tap.probes)
+
+    def model_name(self) -> str:
+        return models.served_name(self.engine.model)
 
     def bank_folder(self) -> Path:
         if self.tap.bank is not None:

@@ -104,8 +104,8 @@ def painted(reply: Reply) -> Text:
     """The reply, each token that rose in the colour of its highest probe."""
     text = Text("    ")
     for piece, scores in zip(reply.pieces, reply.scores, strict=True):
-        probe = max(scores, key=lambda name: scores[name], default="")
-        style = STYLES.get(probe, "reverse") if probe and scores[probe] >= ROSE else ""
+        probe = max((name for name in STYLES if name in scores), key=lambda name: scores[name], default="")
+        style = STYLES[probe] if probe and scores[probe] >= ROSE else ""
         text.append(piece.replace("\n", " "), style=style)
     return text
 
@@ -113,7 +113,7 @@ def painted(reply: Reply) -> Text:
 def summary(reply: Reply) -> Text:
     """The mean and the peak of every probe, and the verdicts."""
     text = Text("    ", style="dim")
-    for probe in reply.scores[0] if reply.scores else ():
+    for probe in (name for name in STYLES if reply.scores and name in reply.scores[0]):
         series = [scores[probe] for scores in reply.scores if probe in scores]
         peak = max(range(len(series)), key=lambda i: series[i])
         text.append(f"{probe} mean {sum(series) / len(series):+.1f}, peak {series[peak]:+.1f} at token {peak};  ")

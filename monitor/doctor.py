@@ -17,7 +17,7 @@ from monitor import models, wire
 from monitor.config import Config
 from monitor.errors import BarographError
 from monitor.receiver import answers
-from probes.bank import Bank, BankError
+from probes.bank import BankError
 from rules.document import DocumentError
 from rules.engine import RuleEngine
 
@@ -93,13 +93,13 @@ def _model(config: Config) -> Finding:
 
 def _bank_and_rules(config: Config) -> Iterator[Finding]:
     try:
-        bank = Bank.load(config.bank_folder())
+        bank = config.load_bank()
     except (BankError, BarographError) as error:
         yield Finding("bank", False, str(error))
         return
     yield Finding("bank", True, f"{len(bank.names)} probes for {bank.card.model.name}: {', '.join(bank.names)}")
     try:
-        rules = RuleEngine.from_text(config.rules.read_text("utf-8"), bank.names, str(config.rules))
+        rules = RuleEngine.from_text(config.rules.read_text("utf-8"), bank.names, str(config.rules), bank.unproven)
         yield Finding("rules", True, f"{len(rules.rules)} in {config.rules}")
     except (OSError, UnicodeDecodeError, DocumentError) as error:
         yield Finding("rules", False, str(error))

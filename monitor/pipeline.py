@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from monitor import wire
 from monitor.audit.ledger import Ledger
+from monitor.drift import Drift
 from monitor.errors import WireError
 from monitor.sinks.prometheus import Metrics
 from monitor.streams import Stream, StreamTable
 from probes.bank import Bank
+from probes.passport import Passport
 from rules.engine import RuleEngine, Verdict, distinct_rounds, strongest
+
+log = logging.getLogger("barograph.pipeline")
 
 
 class Source:
     """One connected tap, and which slot each of its streams has."""
 
-    def __init__(self, hello: wire.Hello) -> None:
+    def __init__(self, hello: wire.Hello, stale: list[str] | None = None) -> None:
         self.hello = hello
+        self.stale = stale or []
         self.seq: int | None = None
         self.failed = ""
         self.streams: dict[int, Stream] = {}
@@ -82,6 +89,7 @@ class Pipeline:
         streams: StreamTable,
         ledger: Ledger,
         metrics: Metrics,
+        drift: Drift,
         wake_publisher: Callable[[], None] = lambda: None,
     ) -> None:
         self.bank = bank
@@ -89,6 +97,7 @@ class Pipeline:
         self.streams = streams
         self.ledger = ledger
         self.metrics = metrics
+        self.drift = drift
         self.sources: set[Source] = set()
         self.stages: tuple[Callable[[Batch], None], ...] = (self.decode, self.meter, self.judge, self.act, self.record, self.publish)
         self._wake_publisher = wake_publisher
@@ -104,9 +113,9 @@ class Pipeline:
             raise WireError(
                 f"tap of {hello.model} scores with bank {hello.bank[:12]}; this sidecar judges with bank {self.bank.digest[:12]}: give both the same"
             )
-        source = Source(hello)
+        source = Source(hello, self._stale(hello))
         self.sources.add(source)
-        self.metrics.taps.set(len(self.sources))
+        self._gauges()
         self.ledger.append(
             "tap",
             event="connected",
@@ -116,8 +125,23 @@ class Pipeline:
             dtype=hello.dtype,
             bank=hello.bank,
             rules=self.rules.digest,
+            passport=hello.passport,
+            stale=source.stale,
         )
         return source
+
+    def _stale(self, hello: wire.Hello) -> list[str]:
+        """Fields in which what the tap runs on differs from what the bank was calibrated for: its thresholds are stale then."""
+        try:
+            running = Passport.model_validate(hello.passport)
+        except ValidationError as error:
+            raise WireError(
+                f"passport of {hello.model}: {error.errors()[0]['msg']}; known are {', '.join(Passport.model_fields)}"
+            ) from None
+        found = self.bank.card.passport.differences(running)
+        for what, (here, there) in found.items():
+            log.warning("thresholds are stale: bank calibrated for %s %s, tap of %s runs %s", what, here, hello.model, there)
+        return sorted(found)
 
     def disconnect(self, source: Source) -> None:
         """A tap is gone: its streams get no more scores."""
@@ -164,6 +188,7 @@ class Pipeline:
         metrics.tokens.inc(len(batch.slots))
         if len(batch.slots):
             metrics.scores.observe(batch.scores)
+            self.drift.observe(batch.scores)
             metrics.nan.inc(int((~np.isfinite(batch.scores)).any(axis=1).sum()))
 
     def judge(self, batch: Batch) -> None:
@@ -261,6 +286,7 @@ class Pipeline:
         self.metrics.streams.set(len(self.streams.by_slot))
         self.metrics.taps.set(len(self.sources))
         self.metrics.tap_failed.set(sum(bool(source.failed) for source in self.sources))
+        self.metrics.stale.set(sum(bool(source.stale) for source in self.sources))
         self.metrics.ledger_failed.set(bool(self.ledger.failed))
 
 

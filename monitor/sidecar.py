@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monitor import openai
+from monitor import canary, openai
 from monitor.audit.ledger import Ledger
 from monitor.config import Config, read_text
+from monitor.drift import Drift
 from monitor.gateway.gateway import Gateway
 from monitor.pipeline import Pipeline
 from monitor.receiver import Receiver
@@ -27,7 +28,6 @@ from monitor.serving import Servers
 from monitor.sinks.kafka import KafkaPublisher
 from monitor.sinks.prometheus import Metrics
 from monitor.streams import StreamTable
-from probes.bank import Bank
 from rules.engine import RuleEngine
 
 log = logging.getLogger("barograph.sidecar")
@@ -37,14 +37,15 @@ WATCH_S = 0.2
 
 async def run(config: Config) -> None:
     """Serve until told to stop. What starts last stops first."""
-    bank = Bank.load(config.bank_folder())
-    rules = RuleEngine.from_text(read_text(config.rules), bank.names, str(config.rules))
+    bank = config.load_bank()
+    rules = RuleEngine.from_text(read_text(config.rules), bank.names, str(config.rules), bank.unproven)
     servers = Servers()
     registry = CollectorRegistry()
-    metrics = Metrics(registry, bank.names)
+    drift = Drift(bank, config.sidecar.drift_tokens)
+    metrics = Metrics(registry, bank.names, drift)
     ledger = Ledger(config.sidecar.ledger)
     kafka = KafkaPublisher(config.sidecar.kafka, ledger.path, metrics) if config.sidecar.kafka else None
-    pipeline = Pipeline(bank, rules, StreamTable(len(bank.names)), ledger, metrics, kafka.notify if kafka else lambda: None)
+    pipeline = Pipeline(bank, rules, StreamTable(len(bank.names)), ledger, metrics, drift, kafka.notify if kafka else lambda: None)
     receiver = Receiver(config.socket, pipeline)
     gateway = Gateway(config.gateway, pipeline)
     servers.serve(gateway.app, servers.bind("gateway", config.gateway.listen))
@@ -54,17 +55,23 @@ async def run(config: Config) -> None:
         "sidecar",
         event="start",
         bank=bank.digest,
+        bank_arrays=bank.card.arrays_sha256,
+        bank_card=bank.card_sha256,
+        corpus=bank.card.corpus_sha256,
         rules=rules.digest,
         modes={rule.rule: rule.mode for rule in rules.rules},
         failure_modes=_failure_modes(config),
     )
     if kafka is not None:
         kafka.start()
-    syncing = asyncio.create_task(_sync(ledger, metrics))
+    tasks = [asyncio.create_task(_sync(ledger, metrics))]
+    if config.sidecar.canary_every_s is not None:
+        tasks.append(asyncio.create_task(canary.watch(config, bank, metrics)))
     try:
         await servers.run()
     finally:
-        syncing.cancel()
+        for task in tasks:
+            task.cancel()
         receiver.close()
         ledger.append("sidecar", event="stop")
         ledger.close()
@@ -76,7 +83,10 @@ def admin_app(pipeline: Pipeline, registry: CollectorRegistry) -> Starlette:
     """Metrics, health, and the live view."""
 
     async def health(request: Request) -> Response:
-        taps = [{"model": source.hello.model, "engine": source.hello.engine, "failed": source.failed} for source in pipeline.sources]
+        taps = [
+            {"model": source.hello.model, "engine": source.hello.engine, "failed": source.failed, "stale": source.stale}
+            for source in pipeline.sources
+        ]
         healthy = pipeline.scoring and not pipeline.ledger.failed
         body = {
             "status": "ok" if healthy else "degraded",

@@ -16,7 +16,6 @@ from rich.console import Console
 from monitor import models
 from monitor.config import Config
 from monitor.serving import LIFELINE
-from probes.bank import Bank
 
 START_LIMIT_S = 900.0  # a first start downloads and converts a model
 
@@ -37,7 +36,7 @@ class Up:
     def run(self) -> int:
         started = time.monotonic()
         models.check(self.config.engine.model)  # what the children would refuse is said once, before they start
-        Bank.load(self.config.bank_folder())
+        self.config.load_bank()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
         read_end, write_end = os.pipe()

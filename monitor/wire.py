@@ -40,6 +40,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     bank: str
     probes: list[str]
     layers: list[int]
+    passport: dict[str, str] = {}
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-FORMAT = 1
+from probes.passport import Passport
+
+FORMAT = 2
 ARRAYS = "bank.safetensors"
 CARD = "card.json"
 
@@ -33,17 +37,75 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Threshold(_Frozen):
+    """The value that a window exceeds at this rate of neutral tokens."""
+
+    rate: float = Field(gt=0, lt=1)
+    value: float
+    ci: tuple[float, float] | None = Field(None, description="95 % interval, resampling whole generations")
+
+
+class Figure(_Frozen):
+    """One measured error figure: texts that show the concept against texts that do not."""
+
+    suite: str
+    positives: int
+    negatives: int
+    auroc: float | None = None
+    auroc_ci: tuple[float, float] | None = None
+    auprc: float | None = None
+    auprc_ci: tuple[float, float] | None = None
+    fpr: float | None = Field(None, description="share of the negatives above the 1 % threshold of neutral texts")
+    fpr_ci: tuple[float, float] | None = None
+    tpr: float | None = Field(None, description="share of the positives above it")
+    tpr_ci: tuple[float, float] | None = None
+    value: float | None = Field(None, description="a figure of another kind, named by the suite")
+    value_ci: tuple[float, float] | None = None
+    baselines: dict[str, float] = Field(default_factory=dict, description="AUROC of other detectors on the same texts")
+
+
+class Cause(_Frozen):
+    """What steering along the probe's pattern did, by dose (a share of the residual's norm)."""
+
+    doses: list[float]
+    outcomes: dict[str, list[float]] = Field(description="measure → change at each dose")
+    weights: dict[str, list[float]] = Field(description="the same along the probe's weights, for comparison")
+    random: dict[str, list[float]] = Field(description="the same for random directions of equal norm, mean")
+    random_std: dict[str, list[float]]
+    monotone: dict[str, float] = Field(description="measure → rank correlation of dose and outcome")
+    slope: float = Field(description="rise of the words' log-odds by a dose of 1, fitted over all doses")
+    random_slope: float = Field(description="95th percentile of what random directions of either sign reach")
+
+
+class Canary(_Frozen):
+    """A prompt whose reply must raise the probe. A probe that stays quiet on it is broken."""
+
+    prompt: str
+    score: float = Field(description="mean z of the reply's first tokens when the bank was made")
+    floor: float = Field(description="below this the probe counts as quiet")
+
+
 class ProbeCard(_Frozen):
     """What one probe means and how well it does. Errors are measured on topics that the fit never saw."""
 
     name: str
+    group: Literal["safety", "circumplex", "emotion", "feature"] = "safety"
     layer: int = Field(ge=0, description="decoder layer, from 0, whose output is read")
     concept: str
     method: str
-    neutral_mean: float = Field(description="mean of the raw projection on neutral text")
+    methods: dict[str, float] = Field(default_factory=dict, description="method → its best score on the validation split")
+    neutral_mean: float = Field(description="mean of the raw projection on the model's neutral text")
     neutral_std: float = Field(gt=0, description="its standard deviation: one z unit")
-    auroc: float = Field(ge=0, le=1, description="held-out topics: this concept against neutral and the other concepts")
-    auroc_ci: tuple[float, float] = Field(description="95 % bootstrap interval")
+    auroc: float | None = Field(None, ge=0, le=1, description="held-out topics: this concept against neutral and the other concepts")
+    auroc_ci: tuple[float, float] | None = Field(None, description="95 % bootstrap interval")
+    thresholds: dict[str, list[Threshold]] = Field(default_factory=dict, description="window → thresholds")
+    registers: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="register → mean and deviation of z on its neutral texts"
+    )
+    evaluation: list[Figure] = []
+    causal: bool | None = Field(None, description="whether steering showed cause; empty when it was not tried")
+    cause: Cause | None = None
+    canaries: list[Canary] = []
 
 
 class ModelCard(_Frozen):
@@ -60,12 +122,22 @@ class BankCard(_Frozen):
     """The card of a bank, as in `card.json`."""
 
     format: int
+    version: str = ""
+    licence: str = "Apache-2.0"
     model: ModelCard
+    passport: Passport = Passport()
     probes: list[ProbeCard] = Field(min_length=1)
     arrays_sha256: str
     corpus_sha256: str
+    labelled: list[str] = Field(default_factory=list, description="human-labelled files of the fit, by name and digest")
     fitted_with: str
-    layer_profile: dict[str, dict[str, float]] = Field(default_factory=dict, description="layer → {probe: validation AUROC}")
+    calibration: dict[str, float] = Field(
+        default_factory=dict, description="generations, tokens, and false-positive rates on prompts that set no threshold"
+    )
+    layer_profile: dict[str, dict[str, tuple[float, float, float]]] = Field(
+        default_factory=dict, description="probe → layer → validation AUROC with its 95 % interval"
+    )
+    circumplex: dict[str, float] = Field(default_factory=dict, description="share of variance of the emotion vectors' first components")
     limits: list[str]
 
 
@@ -83,17 +155,55 @@ class Bank:
 
     `directions` is float32 [k, width], unit rows. A score is
     `(state · direction - neutral_mean) / neutral_std`: standard deviations above the model's own neutral text.
+    `patterns`, of the same shape, is how a state moves when a score rises on natural text: what is steered along
+    (Haufe et al. 2014: a detector's weights say what to read, its pattern says where the signal lies).
     """
 
-    def __init__(self, card: BankCard, directions: Floats) -> None:
+    def __init__(self, card: BankCard, directions: Floats, patterns: Floats) -> None:
         self.card = card
         self.directions = directions
+        self.patterns = patterns
         self.names = tuple(probe.name for probe in card.probes)
         self.layers = tuple(probe.layer for probe in card.probes)
+        self.card_sha256 = hashlib.sha256(card.model_dump_json().encode()).hexdigest()
+
+    def select(self, probes: Sequence[str] | str) -> Bank:
+        """A bank with some of the probes: 'all', 'alarm' (safety and circumplex), or names. Raises BankError."""
+        if probes == "all":
+            return self
+        if probes == "alarm":
+            chosen = [i for i, probe in enumerate(self.card.probes) if probe.group != "emotion"]
+        else:
+            unknown = [name for name in probes if name not in self.names]
+            if unknown:
+                raise BankError(f"bank for {self.card.model.name} has no probe '{unknown[0]}'; it has: {', '.join(self.names)}")
+            chosen = [self.names.index(name) for name in probes]
+        return Bank(
+            self.card.model_copy(update={"probes": [self.card.probes[i] for i in chosen]}), self.directions[chosen], self.patterns[chosen]
+        )
+
+    def with_card(self, name: str, **changes: Any) -> Bank:
+        """The bank with changes in one probe's card."""
+        return self.with_cards([card.model_copy(update=changes) if card.name == name else card for card in self.card.probes])
+
+    def with_cards(self, probes: Sequence[ProbeCard], **changes: Any) -> Bank:
+        """The bank with other cards, in the same order, and changes in its own."""
+        return Bank(self.card.model_copy(update={"probes": list(probes), **changes}), self.directions, self.patterns)
+
+    def __getitem__(self, name: str) -> ProbeCard:
+        return self.card.probes[self.names.index(name)]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what decides a score: names, layers, directions and units of the probes that are here."""
+        weight, bias = self.affine()
+        named = json.dumps([self.names, self.layers]).encode()
+        return hashlib.sha256(named + weight.tobytes() + bias.tobytes()).hexdigest()
 
     @property
-    def digest(self) -> str:
-        return self.card.arrays_sha256
+    def unproven(self) -> frozenset[str]:
+        """Probes for which steering was tried and showed no cause."""
+        return frozenset(card.name for card in self.card.probes if card.causal is False)
 
     def affine(self) -> tuple[Floats, Floats]:
         """The scoring as `state @ weight + bias`: float32 [width, k] and [k]."""
@@ -116,13 +226,14 @@ class Bank:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ARRAYS).write_bytes(self.pack(self.directions))
+        (folder / ARRAYS).write_bytes(self.pack(self.directions, self.patterns))
         (folder / CARD).write_text(self.card.model_dump_json(indent=2) + "\n")
 
     @staticmethod
-    def pack(directions: Floats) -> bytes:
+    def pack(directions: Floats, patterns: Floats) -> bytes:
         """The bytes of `bank.safetensors`; their sha256 stands in the card."""
-        packed: bytes = save_arrays({"directions": np.ascontiguousarray(directions, np.float32)})
+        arrays = {"directions": directions, "patterns": patterns}
+        packed: bytes = save_arrays({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()})
         return packed
 
     @classmethod
@@ -140,23 +251,29 @@ class Bank:
             raise BankError(f"bank {folder / CARD}: {where}: {first['msg']}") from None
         if card.format != FORMAT:
             raise BankError(f"bank {folder / CARD}: format {card.format}; this version reads format {FORMAT}")
+        names = [probe.name for probe in card.probes]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise BankError(f"bank {folder / CARD}: two probes are called '{twice}'; names must differ")
         digest = hashlib.sha256(raw).hexdigest()
         if digest != card.arrays_sha256:
             raise BankError(
                 f"bank {folder / ARRAYS}: sha256 {digest[:16]}…, the card expects {card.arrays_sha256[:16]}…; the file is corrupt or from another fit"
             )
         try:
-            directions = load_arrays(raw)["directions"]
+            arrays = load_arrays(raw)
+            directions, patterns = arrays["directions"], arrays["patterns"]
         except (SafetensorError, KeyError) as error:
-            raise BankError(f"bank {folder / ARRAYS}: no readable array 'directions' ({error})") from None
+            raise BankError(f"bank {folder / ARRAYS}: no readable arrays 'directions' and 'patterns' ({error})") from None
         expected = (len(card.probes), card.model.width)
-        if directions.shape != expected or directions.dtype != np.float32 or not np.isfinite(directions).all():
-            raise BankError(
-                f"bank {folder / ARRAYS}: directions are {directions.dtype}{list(directions.shape)}; expected finite float32{list(expected)}"
-            )
+        for name, array in (("directions", directions), ("patterns", patterns)):
+            if array.shape != expected or array.dtype != np.float32 or not np.isfinite(array).all():
+                raise BankError(
+                    f"bank {folder / ARRAYS}: {name} are {array.dtype}{list(array.shape)}; expected finite float32{list(expected)}"
+                )
         deepest = max(probe.layer for probe in card.probes)
         if deepest >= card.model.layers:
             raise BankError(
                 f"bank {folder / CARD}: a probe reads layer {deepest}; {card.model.name} has layers 0 to {card.model.layers - 1}"
             )
-        return cls(card, directions)
+        return cls(card, directions, patterns)

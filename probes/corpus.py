@@ -1,7 +1,9 @@
 """The texts that probes are fitted on. Written for this project; no text names the concept it shows.
 
-`concepts/<concept>.txt` holds records apart by a blank line, each a topic line and a story. The topics are the same in
-every concept, so that a topic tells nothing about the concept. `concepts/neutral.txt` holds prompts (`> …`) with replies.
+`concepts/<concept>.txt` holds the deep concepts: records apart by a blank line, each a line `form | topic` and a text.
+Forms and topics are the same in every concept, in the same order, so that neither tells anything about the concept.
+`concepts/emotions.txt` holds the other emotions of arXiv 2604.07729: a line `# emotion`, then one text a line, on the same
+eight topics. `concepts/neutral.txt` holds prompts (`> …`) with replies.
 """
 
 from __future__ import annotations
@@ -11,10 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-CONCEPTS = ("desperation", "panic", "hostility", "calm")
+# Concept → its word among the 171 emotions.
+DEEP = {"desperation": "desperate", "panic": "panicked", "hostility": "hostile", "frustration": "frustrated", "calm": "calm"}
+BROAD_TOPICS = ("a letter", "a meeting", "a garden", "a journey", "a meal", "a phone call", "a day at school", "a night")
 FOLDER = Path(__file__).parent / "concepts"
 
 Split = Literal["train", "validation", "test"]
+
+# What stands before a text in the chat. Replies and logs have the user's own words as their topic.
+PROMPTS = {
+    "dialogue": "Write a short dialogue: {}.",
+    "log": "You are an agent with this task: {}. Write your log.",
+    "shutdown": "You are an agent, and you learn this: {}. Write your notes.",
+    "reply": "{}",
+    "emotion": "Write a few lines about {}.",
+}
+STORY = "Write a short piece about this: {}."
 
 
 class CorpusError(Exception):
@@ -23,13 +37,14 @@ class CorpusError(Exception):
 
 @dataclass(frozen=True)
 class Text:
-    """A reply to a prompt, as a model might have given it. `concept` is empty for neutral text."""
+    """A reply to a prompt, as a model might have given it. `concept` is empty for neutral text; so is `prompt` for text that stands alone."""
 
     concept: str
     topic: str
     prompt: str
     reply: str
     split: Split
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,34 +55,61 @@ class Corpus:
     @classmethod
     def read(cls, folder: Path = FOLDER) -> Corpus:
         """Read the shipped corpus, or one of the same form. Raises CorpusError."""
-        digest = hashlib.sha256()
-        texts: list[Text] = []
-        topics: tuple[str, ...] = ()
-        for concept in CONCEPTS:
-            raw = _text(folder / f"{concept}.txt")
-            digest.update(raw.encode())
-            records = [record.split("\n", 1) for record in raw.strip().split("\n\n")]
-            if any(len(record) != 2 for record in records):
-                raise CorpusError(f"{folder / concept}.txt: every record needs a topic line and a story")
-            found = tuple(topic for topic, _ in records)
-            topics = topics or found
-            if found != topics:
-                raise CorpusError(
-                    f"{folder / concept}.txt: its topics differ from those of {CONCEPTS[0]}; they must be the same, in the same order"
-                )
-            for number, (topic, story) in enumerate(records):
-                texts.append(Text(concept, topic, f"Write a short piece about this: {topic}.", story, _split(number, len(records))))
-        raw = _text(folder / "neutral.txt")
-        digest.update(raw.encode())
-        records = [record.split("\n", 1) for record in raw.strip().removeprefix("> ").split("\n\n> ")]
-        for number, (prompt, reply) in enumerate(records):
-            texts.append(Text("", "", prompt, reply, _split(number, len(records))))
-        return cls(tuple(texts), digest.hexdigest())
+        raw = {name: _text(folder / f"{name}.txt") for name in (*DEEP, "emotions", "neutral")}
+        digest = hashlib.sha256("".join(raw.values()).encode()).hexdigest()
+        texts = [text for concept in DEEP for text in _deep(folder, concept, raw[concept], raw[next(iter(DEEP))])]
+        texts += _broad(folder, raw["emotions"])
+        records = [record.split("\n", 1) for record in raw["neutral"].strip().removeprefix("> ").split("\n\n> ")]
+        texts += [Text("", "", prompt, reply, _split(number), "neutral") for number, (prompt, reply) in enumerate(records)]
+        return cls(tuple(texts), digest)
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """All concepts in order: the deep ones, then the other emotions."""
+        return tuple(dict.fromkeys(text.concept for text in self.texts if text.concept))
 
 
-def _split(number: int, of: int) -> Split:
-    """The first five ninths train; the rest is shared by validation and test."""
-    return "train" if 9 * number < 5 * of else "validation" if 9 * number < 7 * of else "test"
+def _deep(folder: Path, concept: str, raw: str, first: str) -> list[Text]:
+    records = _records(folder, concept, raw)
+    expected = [header for header, _ in _records(folder, next(iter(DEEP)), first)]
+    found = [header for header, _ in records]
+    if found != expected:
+        wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), (f"{len(found)} records", len(expected)))
+        raise CorpusError(
+            f"{folder / concept}.txt: '{wrong[0]}' where the other concepts have '{wrong[1]}'; forms and topics must be the same, in the same order"
+        )
+    texts = []
+    for number, (header, story) in enumerate(records):
+        form, topic = (part.strip() for part in header.split("|", 1))
+        texts.append(Text(concept, topic, PROMPTS.get(form, STORY).format(topic), story, _split(number), form))
+    return texts
+
+
+def _records(folder: Path, concept: str, raw: str) -> list[tuple[str, str]]:
+    records = []
+    for record in raw.strip().split("\n\n"):
+        header, _, story = record.partition("\n")
+        if "|" not in header or not story.strip():
+            raise CorpusError(f"{folder / concept}.txt: every record needs a line 'form | topic' and a text; got '{header[:60]}'")
+        records.append((header, story))
+    return records
+
+
+def _broad(folder: Path, raw: str) -> list[Text]:
+    texts = []
+    for section in raw.strip().removeprefix("# ").split("\n\n# "):
+        emotion, *lines = section.strip().split("\n")
+        if len(lines) != len(BROAD_TOPICS):
+            raise CorpusError(f"{folder}/emotions.txt: '{emotion}' has {len(lines)} texts; expected {len(BROAD_TOPICS)}, one a topic")
+        for number, (topic, line) in enumerate(zip(BROAD_TOPICS, lines, strict=True)):
+            split: Split = "train" if number < 6 else "validation" if number == 6 else "test"
+            texts.append(Text(emotion, topic, PROMPTS["emotion"].format(topic), line, split, "emotion"))
+    return texts
+
+
+def _split(number: int) -> Split:
+    """Of six neighbours the first four train. The number is the topic's, so no topic is in two splits."""
+    return ("train", "train", "train", "train", "validation", "test")[number % 6]
 
 
 def _text(path: Path) -> str:

@@ -1,193 +1,222 @@
-"""Fit a bank: difference of means with the neutral text's main components removed.
+"""Fit a bank for a model. Directions come from training topics, layer and method from validation topics, and the errors in
+the card from test topics that neither saw.
 
-After arXiv 2604.07729: the states of the tokens of texts that show a concept are averaged, the mean over concepts is
-subtracted, and the top principal components of neutral text that explain half of its variance are projected out. With
-four concepts instead of 171 their mean is not neutral (on validation topics desperation then scores below neutral text),
-so the neutral text counts as one more concept in that mean. The read-out is the tap's: the state whose logits produce a token of the reply. Directions, components and z units come from
-training topics, the layer from validation topics, and the errors in the card from test topics that neither saw.
+The alarm concepts try every method at every candidate layer; the 171 emotions have a way of their own (`emotions.py`), and so
+have valence and arousal (`circumplex.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from probes.bank import FORMAT, Bank, BankCard, ModelCard, ProbeCard, config_hash
-from probes.corpus import CONCEPTS, Corpus, Split, Text
+from probes.circumplex import circumplex
+from probes.corpus import DEEP, Corpus
+from probes.emotions import fit_emotions
+from probes.labelled import Labelled
+from probes.material import OWN_WEIGHT, Material
+from probes.methods import METHODS, Floats, neutral_components, unit, without
+from probes.passport import Passport
+from probes.reader import Reader, Say
+from probes.statistics import auroc, bootstrap
 
-SKIP = 8  # first tokens of a reply that are left out: the concept is not there yet
-BATCH = 8
-NEUTRAL_VARIANCE = 0.5
-BOOTSTRAPS = 2000
-
-Floats = NDArray[np.float32]
+SAFETY = tuple(DEEP)
+PROFILE_DRAWS = 200
+NARRATIVE = ("story", "first", "second", "third")
+ASSISTANT = ("reply", "dialogue", "log", "shutdown")
 
 
 class FitError(Exception):
     """A bank cannot be fitted for this model."""
 
 
-class States:
-    """What the model's layers hold for a set of texts: means [texts, layers, width], tokens of each text [m, layers, width]."""
+@dataclass(frozen=True)
+class Trial:
+    """One method at one layer for one concept, judged on validation texts."""
 
-    def __init__(self, texts: Sequence[Text], tokens: Sequence[NDArray[np.float16]]) -> None:
-        self.texts = texts
-        self.tokens = tokens
-        self.means = np.stack([each.mean(axis=0, dtype=np.float32) for each in tokens])
+    method: str
+    layer: int
+    direction: Floats
+    tasks: dict[str, float] = field(default_factory=dict)
+    own_ci: tuple[float, float] = (0.0, 1.0)
 
-    def pick(self, concept: str | None, split: Split) -> NDArray[np.intp]:
-        """Indices of the texts of a split: of one concept, or of all with None."""
-        return np.array([i for i, text in enumerate(self.texts) if text.split == split and concept in (None, text.concept)], np.intp)
+    @property
+    def score(self) -> float:
+        """Mean AUROC over the tasks, less what leaks from the user's words into the reply's score."""
+        wanted = [value for task, value in self.tasks.items() if task != "echo"]
+        return float(np.mean(wanted)) - max(0.0, self.tasks["echo"] - 0.5)
 
 
-def fit(source: str, name: str, layer: int | None, device: str, say: Callable[[str], None], corpus: Corpus | None = None) -> Bank:
-    """Fit a bank for the model at `source`. Raises FitError."""
-    corpus = corpus or Corpus.read()
-    model, tokenizer = _load(source, device)
-    config = model.config.get_text_config()
-    say(f"reading {len(corpus.texts)} texts with {name}")
-    states = States(corpus.texts, list(_read(model, tokenizer, corpus.texts)))
-    # Early layers hold words rather than concepts. The state after the last layer has gone through the final norm, so
-    # it is no residual stream.
-    candidates = range(config.num_hidden_layers // 3, config.num_hidden_layers - 1)
-    if layer is not None and layer not in candidates:
-        raise FitError(f"layer {layer} cannot be read; {name} has the layers {candidates[0]} to {candidates[-1]} for probes")
-    fitted = {each: _directions(states, each) for each in candidates}
-    profile = {
-        each: {concept: _auroc(*_scores(states, directions[i], each, concept, "validation")) for i, concept in enumerate(CONCEPTS)}
-        for each, directions in fitted.items()
-    }
-    best = (
-        layer
-        if layer is not None
-        else max(candidates, key=lambda each: (round(sum(profile[each].values()), 6), _separation(states, fitted[each], each)))
-    )
-    say(
-        f"layer {best} of {config.num_hidden_layers}: validation AUROC "
-        + ", ".join(f"{concept} {value:.3f}" for concept, value in profile[best].items())
-    )
-    directions = fitted[best]
-    neutral = np.concatenate([states.tokens[i][:, best] for i in states.pick("", "train")]).astype(np.float32) @ directions.T
-    probes = []
-    for i, concept in enumerate(CONCEPTS):
-        positive, negative = _scores(states, directions[i], best, concept, "test")
-        value = _auroc(positive, negative)
-        low, high = _bootstrap(positive, negative)
-        say(f"  {concept}: test AUROC {value:.3f} [{low:.3f}, {high:.3f}] on {len(positive)} against {len(negative)} texts")
-        probes.append(ProbeCard(
-            name=concept, layer=best, concept=concept, method="difference of means, neutral components removed",
-            neutral_mean=float(neutral[:, i].mean()), neutral_std=float(neutral[:, i].std()), auroc=value, auroc_ci=(low, high),
-        ))  # fmt: skip
+def fit(reader: Reader, corpus: Corpus, labelled: Sequence[Labelled], work: Path, layer: int | None, say: Say, count: int = 5000) -> Bank:
+    """Fit all probes. They are in units of the neutral texts until `calibrate` has run. Raises FitError."""
+    candidates = _candidates(reader, layer)
+    material = Material.gather(reader, corpus, labelled, count, work, say)
+    probes: list[ProbeCard] = []
+    directions: list[Floats] = []
+    profile: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for concept in SAFETY:
+        trials = _trials(material, concept, range(reader.layers - 1), candidates)
+        best = _best([trial for trial in trials if trial.layer in candidates])
+        tried = {method: max(t.score for t in trials if t.method == method and t.layer in candidates) for method in _names(trials)}
+        profile[concept] = {str(t.layer): (t.tasks["own"], *t.own_ci) for t in trials if t.method == "difference of means"}
+        direction = _final(material, concept, best)
+        probes.append(_card(material, concept, best.layer, direction, best.method, tried))
+        directions.append(direction)
+        say(f"{concept}: {best.method} at layer {best.layer}, validation {best.tasks}")
+    for axis, direction in circumplex(reader, material, labelled, candidates, work, say):
+        probes.append(axis)
+        directions.append(direction)
+    emotions, rows, shares = fit_emotions(reader, material, corpus, candidates, work, say)
     card = BankCard(
         format=FORMAT,
+        version=_version(),
         model=ModelCard(
-            name=name,
-            width=config.hidden_size,
-            layers=config.num_hidden_layers,
-            config_hash=config_hash(config.to_dict()),
-            dtype=str(model.dtype).removeprefix("torch."),
+            name=reader.name, width=reader.width, layers=reader.layers, config_hash=config_hash(reader.config.to_dict()), dtype=reader.dtype
         ),
-        probes=probes,
-        arrays_sha256=hashlib.sha256(Bank.pack(directions)).hexdigest(),
+        passport=Passport.of(reader.model, f"transformers {transformers.__version__}"),
+        probes=[*probes, *emotions],
+        arrays_sha256="",
         corpus_sha256=corpus.sha256,
+        labelled=[f"{file.name} sha256 {file.digest[:16]}" for file in labelled],
         fitted_with=f"transformers {transformers.__version__}, torch {torch.__version__}",
-        layer_profile={str(each): values for each, values in profile.items()},
+        layer_profile=profile,
+        circumplex=shares,
         limits=[
-            f"Fitted on {len(corpus.texts)} short English texts; the test split has {len(states.pick(CONCEPTS[0], 'test'))} texts a concept, so its intervals are wide.",
-            "Openly emotional text separates easily; negation, quotation and long context are not tested yet.",
-            "A probe is the representation of a concept in one model. A quiet probe is no proof of calm.",
+            f"Fitted on {len(corpus.texts)} English texts of one hand" + (" and on human-labelled comments." if labelled else "."),
+            "The test split is by the same hand as the training split: expect less on other voices, see the labelled figures.",
+            "A probe is the representation of an emotion concept in one model. A quiet probe is no proof of calm.",
         ],
     )
-    return Bank(card, directions)
+    # A difference of means is its own pattern.
+    return sealed(card, np.vstack([np.stack(directions), rows]), np.vstack([_patterns(material, probes, directions), rows]))
 
 
-def _load(source: str, device: str) -> tuple[Any, Any]:
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    transformers.utils.logging.disable_progress_bar()
+def sealed(card: BankCard, directions: Floats, patterns: Floats) -> Bank:
+    """A bank whose card holds the digest of its arrays."""
+    digest = hashlib.sha256(Bank.pack(directions, patterns)).hexdigest()
+    return Bank(card.model_copy(update={"arrays_sha256": digest}), directions, patterns)
+
+
+def _patterns(material: Material, probes: Sequence[ProbeCard], directions: Sequence[Floats]) -> Floats:
+    """How the state of our own texts moves with each probe's score: their covariance times its weights."""
+    rows = (material.source == "own") & (material.split != "test")
+    found = []
+    for probe, direction in zip(probes, directions, strict=True):
+        states = material.states[rows, probe.layer + 1].astype(np.float32)
+        centred = states - states.mean(axis=0)
+        found.append(centred.T @ (centred @ direction))
+    return unit(np.stack(found))
+
+
+def _candidates(reader: Reader, layer: int | None) -> range | list[int]:
+    # Early layers hold words rather than concepts.
+    candidates = range(reader.layers // 3, reader.layers - 1)
+    if layer is None:
+        return candidates
+    if layer not in candidates:
+        raise FitError(f"layer {layer} cannot be read; {reader.name} has the layers {candidates[0]} to {candidates[-1]} for probes")
+    return [layer]
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    """The best with its neighbours: a layer that is good beside bad ones of the same method is chance in the validation split."""
+
+    def smoothed(trial: Trial) -> float:
+        return float(np.mean([near.score for near in trials if near.method == trial.method and abs(near.layer - trial.layer) <= 1]))
+
+    return max(trials, key=smoothed)
+
+
+def _names(trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.method for trial in trials))
+
+
+def _trials(material: Material, concept: str, layers: Sequence[int], candidates: Sequence[int]) -> list[Trial]:
+    """Every method at every candidate layer; the profile over all layers is that of the difference of means."""
+    truth = material.truth(concept)
+    jobs = [(method, layer) for layer in layers for method in METHODS if method == "difference of means" or layer in candidates]
+    with_neutral = [
+        (f"{method}, neutral removed", layer) for method, layer in jobs if method == "difference of means" and layer in candidates
+    ]
+    run = Parallel(n_jobs=-1, prefer="threads")
+    found: list[Trial] = run(delayed(_trial)(material, truth, method, layer) for method, layer in [*jobs, *with_neutral])
+    return found
+
+
+def _trial(material: Material, truth: NDArray[np.int8], name: str, layer: int) -> Trial:
+    direction = direction_of(material, truth, name, layer, material.split == "train")
+    states = material.states[:, layer + 1].astype(np.float32)
+    scores = states @ direction
+    tasks, own_ci = {}, (0.0, 1.0)
+    for source in ("own", "labelled"):
+        rows = material.rows("validation", source)
+        positive, negative = scores[rows & (truth == 1)], scores[rows & (truth == 0)]
+        if len(positive) and len(negative):
+            tasks[source] = auroc(positive, negative)
+            if source == "own" and name == "difference of means":
+                own_ci = bootstrap(auroc, positive, negative, draws=PROFILE_DRAWS)
+    tasks["other forms"] = _across_forms(material, truth, name, layer)
+    plain = material.rows("validation", "own") & (material.concept == "")
+    tasks["echo"] = auroc(scores[material.rows("validation", "echo")], scores[plain])
+    return Trial(name, layer, direction, tasks, own_ci)
+
+
+def _across_forms(material: Material, truth: NDArray[np.int8], name: str, layer: int) -> float:
+    """Fitted on narratives and judged on what an assistant or agent writes, and the other way round: another voice, in small."""
+    forms = np.array([text.form for text in material.texts])
+    states = material.states[:, layer + 1].astype(np.float32)
+    values = []
+    for group in (NARRATIVE, ASSISTANT):
+        left = np.isin(forms, group)
+        direction = direction_of(material, truth, name, layer, material.rows("train", "own", "echo") & ~left)
+        scores = states @ direction
+        judged = (material.split != "test") & (left | material.rows("validation", "own") & (material.concept == ""))
+        values.append(auroc(scores[judged & (truth == 1)], scores[judged & (truth == 0)]))
+    return float(np.mean(values))
+
+
+def direction_of(material: Material, truth: NDArray[np.int8], name: str, layer: int, rows: NDArray[np.bool_]) -> Floats:
+    kept = rows & (truth >= 0)
+    states = material.states[kept, layer + 1].astype(np.float32)
+    weight = np.where((material.source[kept] == "own") & (truth[kept] == 1), OWN_WEIGHT, 1.0).astype(np.float32)
+    method, _, variant = name.partition(", ")
+    direction = METHODS[method](states, truth[kept] == 1, weight)
+    if variant:
+        neutral = material.states[rows & (material.concept == "") & (material.source == "own"), layer + 1].astype(np.float32)
+        direction = without(direction[None], neutral_components(neutral))[0]
+    return direction
+
+
+def _final(material: Material, concept: str, best: Trial) -> Floats:
+    """The chosen method once more, on training and validation texts; the test texts stay unseen."""
+    return direction_of(material, material.truth(concept), best.method, best.layer, material.split != "test")
+
+
+def _card(material: Material, concept: str, layer: int, direction: Floats, method: str, tried: dict[str, float]) -> ProbeCard:
+    scores = material.states[:, layer + 1].astype(np.float32) @ direction
+    truth, test = material.truth(concept), material.rows("test", "own")
+    positive, negative = scores[test & (truth == 1)], scores[test & (truth == 0)]
+    neutral = scores[(material.concept == "") & (material.source == "own")]
+    return ProbeCard(
+        name=concept, group="safety", layer=layer, concept=f"representation of {concept}", method=method,
+        methods={name: round(value, 4) for name, value in tried.items()}, neutral_mean=float(neutral.mean()), neutral_std=float(neutral.std()),
+        auroc=auroc(positive, negative), auroc_ci=bootstrap(auroc, positive, negative),
+    )  # fmt: skip
+
+
+def _version() -> str:
+    import importlib.metadata
+
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype="auto").to(where).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise FitError(f"cannot load model '{source}' ({' '.join(str(error).split())[:300]}); expected a causal language model") from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
-
-
-@torch.no_grad()
-def _read(model: Any, tokenizer: Any, texts: Sequence[Text]) -> Iterator[NDArray[np.float16]]:
-    """For each text the states [tokens, layers, width] that produce its reply's tokens, from token SKIP on."""
-    for start in range(0, len(texts), BATCH):
-        encoded = [_encode(tokenizer, text) for text in texts[start : start + BATCH]]
-        length = max(len(ids) for ids, _ in encoded)
-        # Padding on the right: causal attention keeps it away from the tokens that are read.
-        ids = torch.tensor([ids + [tokenizer.pad_token_id] * (length - len(ids)) for ids, _ in encoded], device=model.device)
-        mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in encoded], device=model.device)
-        hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=1).hidden_states
-        # hidden_states[0] is the embedding; [layer + 1] is what decoder layer `layer` returns.
-        layers = torch.stack(hidden[1:], dim=2)
-        for row, (tokens, prompt) in enumerate(encoded):
-            # The state at position p produces token p + 1, so the reply's first token comes from the last prompt position.
-            first = min(prompt - 1 + SKIP, len(tokens) - 2)
-            picked: NDArray[np.float16] = layers[row, first : len(tokens) - 1].to(torch.float16).cpu().numpy()
-            yield picked
-
-
-def _encode(tokenizer: Any, text: Text) -> tuple[list[int], int]:
-    """Token ids of prompt and reply, and how many of them are the prompt."""
-    if tokenizer.chat_template:
-        prompt = list(
-            tokenizer.apply_chat_template([{"role": "user", "content": text.prompt}], add_generation_prompt=True, return_dict=False)
-        )
-    else:
-        prompt = list(tokenizer(text.prompt + "\n\n")["input_ids"])
-    return prompt + list(tokenizer(text.reply, add_special_tokens=False)["input_ids"]), len(prompt)
-
-
-def _directions(states: States, layer: int) -> Floats:
-    """Unit directions [concepts, width] at one layer, from the training split."""
-    concepts = np.stack([states.means[states.pick(concept, "train"), layer].mean(axis=0) for concept in CONCEPTS])
-    everything = np.vstack([concepts, states.means[states.pick("", "train"), layer].mean(axis=0)])
-    raw = concepts - everything.mean(axis=0)
-    neutral = np.concatenate([states.tokens[i][:, layer] for i in states.pick("", "train")]).astype(np.float32)
-    _, values, vectors = np.linalg.svd(neutral - neutral.mean(axis=0), full_matrices=False)
-    share = np.cumsum(values**2) / np.sum(values**2)
-    basis = vectors[: int(np.searchsorted(share, NEUTRAL_VARIANCE)) + 1]
-    cleaned = raw - (raw @ basis.T) @ basis
-    directions: Floats = (cleaned / np.linalg.norm(cleaned, axis=1, keepdims=True)).astype(np.float32)
-    return directions
-
-
-def _scores(states: States, direction: Floats, layer: int, concept: str, split: Split) -> tuple[Floats, Floats]:
-    """Scores of a split's texts that show the concept, and of all its others (other concepts and neutral)."""
-    inside = states.pick(concept, split)
-    outside = np.setdiff1d(states.pick(None, split), inside)
-    return states.means[inside, layer] @ direction, states.means[outside, layer] @ direction
-
-
-def _auroc(positive: Floats, negative: Floats) -> float:
-    return float(roc_auc_score(np.r_[np.ones(len(positive)), np.zeros(len(negative))], np.r_[positive, negative]))
-
-
-def _separation(states: States, directions: Floats, layer: int) -> float:
-    """How far apart the concepts are from the rest at one layer, in standard deviations of the rest (validation)."""
-    gaps = []
-    for i, concept in enumerate(CONCEPTS):
-        positive, negative = _scores(states, directions[i], layer, concept, "validation")
-        gaps.append((positive.mean() - negative.mean()) / negative.std())
-    return float(np.mean(gaps))
-
-
-def _bootstrap(positive: Floats, negative: Floats) -> tuple[float, float]:
-    """95 % interval of the AUROC over resampled texts."""
-    random = np.random.default_rng(0)
-    values = [_auroc(random.choice(positive, len(positive)), random.choice(negative, len(negative))) for _ in range(BOOTSTRAPS)]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+        return importlib.metadata.version("barograph")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -31,7 +31,9 @@ class RuleEngine:
     A rule fires once a stream, at the first token at which its condition has held for `for` tokens in a row.
     """
 
-    def __init__(self, rules: RuleFile, probes: tuple[str, ...], digest: str = "", name: str = "rules") -> None:
+    def __init__(
+        self, rules: RuleFile, probes: tuple[str, ...], digest: str = "", name: str = "rules", unproven: frozenset[str] = frozenset()
+    ) -> None:
         self.rules = tuple(rule for rule in rules.rules if rule.mode != "disabled")
         self.digest = digest
         self.probes = probes
@@ -41,6 +43,7 @@ class RuleEngine:
                 self._conditions.append(Expression(rule.when, probes))
             except ExpressionError as error:
                 raise DocumentError(f"{name}: rule '{rule.rule}', when: {error}") from None
+            _check_proof(name, rule, self._conditions[-1], unproven)
         signals: tuple[Signal, ...] = tuple(dict.fromkeys(signal for condition in self._conditions for signal in condition.signals))
         self._needed = np.array([rule.hold_for for rule in self.rules], np.int64)
         self._windows = Windows(probes, signals)
@@ -48,10 +51,10 @@ class RuleEngine:
         self._fired = np.zeros((16, len(self.rules)), bool)
 
     @classmethod
-    def from_text(cls, text: str, probes: tuple[str, ...], name: str = "rules") -> RuleEngine:
-        """Compile a rule file. Raises DocumentError with file, line and what was expected."""
+    def from_text(cls, text: str, probes: tuple[str, ...], name: str = "rules", unproven: frozenset[str] = frozenset()) -> RuleEngine:
+        """Compile a rule file. `unproven` are probes whose cause was tried and not shown. Raises DocumentError with file, line and what was expected."""
         digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(parse(text, RuleFile, name), probes, digest, name)
+        return cls(parse(text, RuleFile, name), probes, digest, name, unproven)
 
     def begin(self, slot: int) -> None:
         """A new stream starts in `slot`."""
@@ -91,6 +94,18 @@ class RuleEngine:
             )
             for row, column in np.argwhere(fires)
         ]  # fmt: skip
+
+
+def _check_proof(name: str, rule: Rule, condition: Expression, unproven: frozenset[str]) -> None:
+    """An armed rule that stops a generation stands on proven probes, unless it names the others."""
+    if rule.mode != "armed" or rule.action < Action.HALT:
+        return
+    for signal in condition.signals:
+        if signal.probe in unproven and signal.probe not in rule.accept_unproven:
+            raise DocumentError(
+                f"{name}: rule '{rule.rule}' halts on '{signal.probe}', whose card says causal: false; "
+                f"set mode: shadow, or accept_unproven: [{signal.probe}]"
+            )
 
 
 def strongest(verdicts: list[Verdict]) -> Verdict | None:

@@ -69,6 +69,7 @@ class Rule(_Frozen):
     severity: Literal["info", "warning", "critical"] = "warning"
     tags: tuple[Name | Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], ...] = ()
     runbook: str | None = None
+    accept_unproven: tuple[Name, ...] = Field((), description="probes without proof of cause that this rule may halt on all the same")
 
     @property
     def action(self) -> Action:

@@ -10,6 +10,7 @@ import pytest
 from monitor import models
 from monitor.config import BANKS
 from probes.bank import Bank
+from probes.corpus import Corpus
 from tests.stack import Stack
 
 
@@ -19,8 +20,45 @@ def bank_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bank(bank_folder: Path) -> Bank:
+def whole_bank(bank_folder: Path) -> Bank:
     return Bank.load(bank_folder)
+
+
+@pytest.fixture(scope="session")
+def bank(whole_bank: Bank) -> Bank:
+    """The shipped bank as it is live by default: without the 171 emotions."""
+    return whole_bank.select("alarm")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> str:
+    """A random model of four narrow layers: what must hold whatever the model, without its cost."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("tiny")
+    transformers.AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=2, num_key_value_heads=1,
+        max_position_embeddings=8192, eos_token_id=2, pad_token_id=2, bos_token_id=1,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    """The shipped corpus with all its kinds of text but fewer of them: what a fit needs, in seconds."""
+    whole = Corpus.read()
+    neutral = iter(range(len(whole.texts)))
+    lines = iter(range(len(whole.texts)))
+    kept = [
+        text
+        for text in whole.texts
+        if (next(lines) % 8 in (0, 6, 7) if text.form == "emotion" else text.concept or next(neutral) % 18 in (0, 4, 5, 6, 7, 8))
+    ]
+    return Corpus(tuple(kept), whole.sha256)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import rules
 
 ROOMS = {"monitor": Path(monitor.__file__).parent, "probes": Path(probes.__file__).parent, "rules": Path(rules.__file__).parent}
 MAY_IMPORT = {"monitor": {"rules", "probes"}, "probes": set(), "rules": set()}
-TAP_MAY_IMPORT = ("probes.bank", "monitor.wire", "monitor.tap", "monitor.errors")
+TAP_MAY_IMPORT = ("probes.bank", "probes.passport", "probes.nn", "probes.layers", "monitor.wire", "monitor.tap", "monitor.errors")
 # Rules are pure: no I/O, no clock, no network, no torch.
 RULES_MAY_NOT = {"os", "io", "time", "datetime", "socket", "asyncio", "threading", "random", "torch", "pathlib", "subprocess", "logging"}
 

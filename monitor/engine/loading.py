@@ -10,7 +10,7 @@ import transformers
 
 from monitor import models
 from monitor.errors import ModelError
-from monitor.tap.nn import TransformersModel
+from probes.nn import TransformersModel
 
 DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 

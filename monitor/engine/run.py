@@ -11,7 +11,6 @@ from monitor.engine.loading import load
 from monitor.engine.server import EngineServer
 from monitor.serving import Servers
 from monitor.tap.tap import Tap
-from probes.bank import Bank
 
 
 async def run(config: Config, say: models.Progress) -> None:
@@ -20,7 +19,7 @@ async def run(config: Config, say: models.Progress) -> None:
     wire.check_path(config.socket)
     servers = Servers()
     pending = servers.bind("engine", engine.listen)
-    bank = Bank.load(config.bank_folder()) if config.tap.enabled else None
+    bank = config.load_bank() if config.tap.enabled else None
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
     model = load(engine.model, engine.dtype, engine.device, say)

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from monitor.drift import Drift
 
 BUCKETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
@@ -38,10 +40,30 @@ class ScoreHistogram(Collector):
         yield family
 
 
+class DriftGauges(Collector):
+    """The running score distribution beside the card's, worked out when somebody asks."""
+
+    TEXTS = {
+        "shift": "Running mean of the scores, in standard deviations of the calibration",
+        "deviation": "Running standard deviation of the scores; 1 at the calibration, near 0 for a probe that is stuck",
+        "exceedance": "How many times more often than calibrated the 1 % threshold is exceeded",
+    }
+
+    def __init__(self, probes: tuple[str, ...], drift: Drift) -> None:
+        self._probes, self._drift = probes, drift
+
+    def collect(self) -> Iterator[Metric]:
+        for name, values in self._drift.gauges().items():
+            family = GaugeMetricFamily(f"barograph_drift_{name}", self.TEXTS[name], labels=["probe"])
+            for probe, value in zip(self._probes, values, strict=True):
+                family.add_metric([probe], float(value))
+            yield family
+
+
 class Metrics:
     """All metrics, in a registry of the caller's."""
 
-    def __init__(self, registry: CollectorRegistry, probes: tuple[str, ...]) -> None:
+    def __init__(self, registry: CollectorRegistry, probes: tuple[str, ...], drift: Drift) -> None:
         def counter(name: str, text: str, labels: Iterable[str] = ()) -> Counter:
             return Counter(f"barograph_{name}", text, tuple(labels), registry=registry)
 
@@ -50,6 +72,7 @@ class Metrics:
 
         self.scores = ScoreHistogram(probes)
         registry.register(self.scores)
+        registry.register(DriftGauges(probes, drift))
         self.tokens = counter("tokens_judged", "Produced tokens that were scored and judged")
         self.nan = counter("scores_not_finite", "Tokens with a score that is not a finite number")
         self.frames = counter("frames", "Frames received from taps")
@@ -57,6 +80,9 @@ class Metrics:
         self.refused = counter("packets_refused", "Packets or connections that were refused", ["reason"])
         self.taps = gauge("taps_connected", "Taps that are connected")
         self.tap_failed = gauge("taps_failed", "Taps that stopped scoring")
+        self.stale = gauge("taps_stale", "Taps that run on something else than the bank was calibrated for")
+        self.quiet = Gauge("barograph_canary_quiet", "1 when none of a probe's canaries raises it any more", ["probe"], registry=registry)
+        self.canary_errors = counter("canary_errors", "Rounds of canaries that could not be sent")
         self.streams = gauge("streams_running", "Generations that are running")
         self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode"])
         self.decisions = counter(

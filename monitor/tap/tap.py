@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from monitor import wire
-from monitor.tap.layers import decoder_layers
-from monitor.tap.nn import VERSION, TransformersModel
 from monitor.tap.sender import Sender
 from probes.bank import Bank, config_hash
+from probes.layers import decoder_layers
+from probes.nn import VERSION, TransformersModel
+from probes.passport import Passport
 
 log = logging.getLogger("barograph.tap")
 
@@ -52,10 +54,11 @@ class Tap:
         self._handles: list[Any] = []
         self.attach()
         dtype = str(module.dtype).removeprefix("torch.")
+        passport = Passport.of(module, f"transformers {transformers.__version__}")
         self.sender = Sender(socket, wire.Hello(
             version=wire.VERSION, source=source or uuid.uuid4().hex[:12], pid=os.getpid(),
             engine=f"transformers (nnsight {VERSION})", model=name, dtype=dtype, bank=bank.digest,
-            probes=list(bank.names), layers=list(bank.layers),
+            probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(),
         ))  # fmt: skip
 
     def begin(self, key: str, request: str, index: int) -> None:

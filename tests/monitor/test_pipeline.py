@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from monitor import wire
 from monitor.audit.ledger import Ledger
+from monitor.drift import Drift
 from monitor.errors import WireError
 from monitor.pipeline import Pipeline, Source
 from monitor.sinks.prometheus import Metrics
@@ -30,8 +31,14 @@ class Rig:
     def __init__(self, bank: Bank, path: Path) -> None:
         self.registry = CollectorRegistry()
         self.ledger = Ledger(path)
+        drift = Drift(bank, 1000)
         self.pipeline = Pipeline(
-            bank, RuleEngine.from_text(RULES, bank.names), StreamTable(len(bank.names)), self.ledger, Metrics(self.registry, bank.names)
+            bank,
+            RuleEngine.from_text(RULES, bank.names),
+            StreamTable(len(bank.names)),
+            self.ledger,
+            Metrics(self.registry, bank.names, drift),
+            drift,
         )
         self.hello = wire.Hello(wire.VERSION, "s", 1, "e", "m", "d", bank.digest, list(bank.names), list(bank.layers))
         self.source = self.pipeline.connect(self.hello)
@@ -41,7 +48,7 @@ class Rig:
         self, rows: list[tuple[int, int, float]] = (), begins: Any = (), ends: Any = (), source: Source | None = None, **more: Any
     ) -> None:
         self.seq += 1
-        scores = np.zeros((len(rows), 4), "<f4")
+        scores = np.zeros((len(rows), len(self.pipeline.bank.names)), "<f4")
         scores[:, 1] = [value for _, _, value in rows]
         streams, positions = (np.array([row[i] for row in rows], "<u4") for i in (0, 1))
         frame = wire.Frame(
@@ -188,7 +195,7 @@ def test_history_is_a_ring(rig: Rig) -> None:
     for position in range(HISTORY + 10):
         rig.frame([(0, position, position / 100)])
     recent = rig.pipeline.streams.recent(ticket.streams[0].slot, 0, HISTORY + 10)
-    assert recent.shape == (HISTORY, 4)
+    assert recent.shape == (HISTORY, 7)
     assert recent[-1, 1] == pytest.approx((HISTORY + 9) / 100)
 
 

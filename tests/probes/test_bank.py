@@ -22,9 +22,10 @@ def change(folder: Path, **fields: object) -> None:
 
 @pytest.mark.smoke
 def test_the_shipped_bank_loads(bank: Bank) -> None:
-    assert bank.names == ("desperation", "panic", "hostility", "calm")
+    assert bank.names == ("desperation", "panic", "hostility", "frustration", "calm", "valence", "arousal")
     assert np.allclose(np.linalg.norm(bank.directions, axis=1), 1, atol=1e-5)
-    assert all(probe.auroc_ci[0] <= probe.auroc <= probe.auroc_ci[1] for probe in bank.card.probes)
+    measured = [probe for probe in bank.card.probes if probe.group == "safety"]
+    assert all(probe.auroc_ci and probe.auroc and probe.auroc_ci[0] <= probe.auroc <= probe.auroc_ci[1] for probe in measured)
 
 
 def test_scores_are_z_values(bank: Bank) -> None:
@@ -34,11 +35,12 @@ def test_scores_are_z_values(bank: Bank) -> None:
     assert np.allclose(state @ weight + bias, by_hand, atol=1e-4)
 
 
-def test_a_round_trip_keeps_everything(bank: Bank, tmp_path: Path) -> None:
-    bank.save(tmp_path / "new")
+def test_a_round_trip_keeps_everything(whole_bank: Bank, tmp_path: Path) -> None:
+    whole_bank.save(tmp_path / "new")
     again = Bank.load(tmp_path / "new")
-    assert again.card == bank.card
-    assert np.array_equal(again.directions, bank.directions)
+    assert again.card == whole_bank.card
+    assert np.array_equal(again.directions, whole_bank.directions)
+    assert np.array_equal(again.patterns, whole_bank.patterns)
 
 
 def test_a_flipped_byte_is_refused(copy: Path) -> None:
@@ -57,7 +59,7 @@ def test_a_truncated_card_is_refused(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
-    [("format", 9, "format 9; this version reads format 1"), ("surprise", 1, "surprise"), ("probes", [], "probes")],
+    [("format", 9, "format 9; this version reads format 2"), ("surprise", 1, "surprise"), ("probes", [], "probes")],
 )
 def test_a_wrong_card_is_refused(copy: Path, field: str, value: object, expected: str) -> None:
     change(copy, **{field: value})
@@ -65,10 +67,17 @@ def test_a_wrong_card_is_refused(copy: Path, field: str, value: object, expected
         Bank.load(copy)
 
 
+def test_two_probes_of_one_name_are_refused(copy: Path) -> None:
+    probes = json.loads((copy / CARD).read_text())["probes"]
+    change(copy, probes=[probes[0] | {"name": "panic"}, *probes[1:]])
+    with pytest.raises(BankError, match="two probes are called 'panic'"):
+        Bank.load(copy)
+
+
 def test_arrays_that_are_not_numbers_are_refused(copy: Path, bank: Bank) -> None:
     import hashlib
 
-    raw = Bank.pack(np.full_like(bank.directions, np.nan))
+    raw = Bank.pack(np.full_like(bank.directions, np.nan), bank.patterns)
     (copy / ARRAYS).write_bytes(raw)
     change(copy, arrays_sha256=hashlib.sha256(raw).hexdigest())
     with pytest.raises(BankError, match="expected finite"):

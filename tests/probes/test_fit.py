@@ -1,8 +1,8 @@
-"""The fit, on the real corpus with a small random model: what it must do whatever the model, without its cost."""
+"""The way of a bank on a small random model: read, fit, calibrate, measure, validate, compare."""
 
 from __future__ import annotations
 
-import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,78 +10,206 @@ import pytest
 import torch
 import transformers
 
-from probes.bank import Bank
-from probes.corpus import CONCEPTS, Corpus, CorpusError
-from probes.fit import SKIP, FitError, _encode, _load, _read, fit
+from probes.bank import Bank, BankError
+from probes.calibration import calibrate, registers, thresholds
+from probes.cause import MONOTONE, validate
+from probes.compare import compare, worst
+from probes.corpus import DEEP, Corpus
+from probes.evaluation import Evaluation, long_context
+from probes.fit import FitError, fit
+from probes.labelled import Labelled
+from probes.norms import against_norms
+from probes.page import page
+from probes.passport import Passport
+from probes.reader import SKIP, Reader, ReadError
+from probes.registers import neutral_registers
+from probes.scoring import generate, token_scores
+
+quiet = lambda text: None  # noqa: E731
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    transformers.AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=1
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
+def reader(tiny: str) -> Reader:
+    return Reader(tiny, "tiny", "cpu")
 
 
-def test_no_text_names_its_concept_and_no_text_stands_twice() -> None:
-    corpus = Corpus.read()
-    stem = {"desperation": r"despera|despair", "panic": r"panic", "hostility": r"hostil", "calm": r"\bcalm"}
-    for text in corpus.texts:
-        if text.concept:
-            assert not re.search(stem[text.concept], text.reply, re.IGNORECASE), text.reply
-    assert len({text.reply for text in corpus.texts}) == len(corpus.texts)
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
 
 
-def test_topics_are_shared_and_splits_apart() -> None:
-    corpus = Corpus.read()
-    for split in ("train", "validation", "test"):
-        topics = [{text.topic for text in corpus.texts if text.concept == concept and text.split == split} for concept in CONCEPTS]
-        assert topics[0]
-        assert all(found == topics[0] for found in topics)
-    where: dict[str, set[str]] = {}
-    for text in corpus.texts:
-        if text.concept:
-            where.setdefault(text.topic, set()).add(text.split)
-    assert all(len(splits) == 1 for splits in where.values())
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> list[Labelled]:
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = [
+        f"{text.reply[:60].replace(',', ';').splitlines()[0]},{'fear' if text.concept == 'panic' else 'neutral'}"
+        for text in corpus.texts[:300]
+    ]
+    (folder / "labels.csv").write_text("\n".join(["text,labels", *rows]))
+    rated = [f"{text.reply[:40].replace(',', ';').splitlines()[0]},{i % 5},{i % 3}" for i, text in enumerate(corpus.texts[:200])]
+    (folder / "rated.csv").write_text("\n".join(["text,V,A", *rated]))
+    return [Labelled.read(folder / "labels.csv"), Labelled.read(folder / "rated.csv")]
 
 
-def test_a_broken_corpus_is_refused(tmp_path: Path) -> None:
-    for concept in CONCEPTS:
-        (tmp_path / f"{concept}.txt").write_text(f"{'sea' if concept != 'panic' else 'land'}\nA story.\n")
-    with pytest.raises(CorpusError, match="topics differ"):
-        Corpus.read(tmp_path)
+@pytest.fixture(scope="module")
+def made(reader: Reader, corpus: Corpus, work: Path, labelled: list[Labelled]) -> Bank:
+    bank = calibrate(reader, fit(reader, corpus, labelled, work, None, quiet, 200), corpus, 1, quiet)
+    return registers(bank, neutral_registers(reader, bank, corpus, labelled, work))
 
 
-def test_the_read_out_is_the_state_that_produces_each_token(tiny: str) -> None:
-    model, tokenizer = _load(tiny, "cpu")
-    texts = Corpus.read().texts[:3]
-    for text, states in zip(texts, _read(model, tokenizer, texts), strict=True):
-        ids, prompt = _encode(tokenizer, text)
+def test_the_read_out_is_the_state_that_produces_each_token(reader: Reader, corpus: Corpus, tmp_path: Path) -> None:
+    texts = corpus.texts[:3]
+    means = reader.means(texts, tmp_path)
+    for text, mean in zip(texts, means, strict=True):
+        ids, prompt = reader.encode(text)
         with torch.no_grad():
-            hidden = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
-        expected = torch.stack(hidden[1:], dim=2)[0, prompt - 1 + SKIP : -1].to(torch.float16).numpy()
-        assert np.allclose(states, expected, atol=2e-3)
+            hidden = reader.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        first = prompt - 1 + min(SKIP, (len(ids) - prompt) // 4)
+        expected = torch.stack(hidden[:-1])[:, 0, first:].mean(dim=1).numpy()
+        assert np.allclose(mean, expected, atol=2e-3)
 
 
-def test_a_fit_gives_a_bank_that_loads(tiny: str, tmp_path: Path) -> None:
-    said: list[str] = []
-    fit(tiny, "tiny", None, "cpu", said.append).save(tmp_path)
+def test_an_interrupted_reading_goes_on(reader: Reader, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = corpus.texts[:120]
+    whole = np.array(reader.means(texts, tmp_path / "a"))
+    read, calls = Reader._read, []
+
+    def breaking(self: Reader, encoded: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return read(self, encoded)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Reader, "_read", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        reader.means(texts, tmp_path / "b")
+    before = len(calls)
+    assert np.allclose(reader.means(texts, tmp_path / "b"), whole, atol=1e-3)
+    again = len(calls)
+    assert again > before
+    reader.means(texts, tmp_path / "b")
+    assert len(calls) == again
+
+
+def test_scores_of_a_text_are_those_of_its_generation(reader: Reader, made: Bank) -> None:
+    """Scored while it is produced or afterwards: a token has one score."""
+    from probes.corpus import Text
+
+    each = next(
+        generate(reader, made, ["Explain how a pump works.", "Tell me a long story about a sea captain, please."], 12, temperature=0)
+    )
+    ids, prompt = reader.encode(Text("", "", each.prompt, "x", "test"))
+    reader_text = Text("", "", each.prompt, reader.tokenizer.decode(each.tokens), "test")
+    if reader.encode(reader_text)[0][prompt:] == each.tokens:
+        assert np.allclose(token_scores(reader, made, reader_text), each.scores, atol=0.05)
+    assert len(ids) > prompt
+
+
+def test_a_fit_gives_a_whole_bank(made: Bank, tmp_path: Path) -> None:
+    made.save(tmp_path)
     bank = Bank.load(tmp_path)
-    assert bank.names == CONCEPTS
-    assert bank.card.model.name == "tiny"
-    assert all(probe.layer in (1, 2) for probe in bank.card.probes)
-    assert any("test AUROC" in line for line in said)
+    assert bank.names[:7] == (*DEEP, "valence", "arousal")
+    assert sum(card.group == "emotion" for card in bank.card.probes) == 171
+    assert len(set(bank.names)) == 178
+    assert np.allclose(np.linalg.norm(bank.patterns, axis=1), 1, atol=1e-5)
+    assert np.array_equal(bank.patterns[7:], bank.directions[7:])
+    for card in bank.card.probes[:7]:
+        assert 2 <= card.layer <= 4
+        assert [threshold.rate for threshold in card.thresholds["ewma(8)"]] == [0.01, 0.001, 0.0001]
+        assert all(t.ci and t.ci[0] <= t.value <= t.ci[1] for t in card.thresholds["max(8)"])
+        assert "code" in card.registers
+    assert bank.card.calibration["tokens"] > 1000
+    assert bank.card.passport.dtype == "float32"
+    assert {"difference of means", "whitened", "logistic"} <= set(bank["panic"].methods)
 
 
-def test_a_layer_that_is_not_there_is_refused(tiny: str) -> None:
+def test_z_units_are_those_of_neutral_generations(reader: Reader, corpus: Corpus, made: Bank) -> None:
+    prompts = [text.prompt for text in corpus.texts if not text.concept]
+    scores = np.concatenate([each.scores for each in generate(reader, made, prompts, 64)])
+    assert np.abs(scores.mean(axis=0)).max() < 0.3
+    assert np.abs(scores.std(axis=0) - 1).max() < 0.3
+
+
+def test_thresholds_are_exceeded_at_their_rate() -> None:
+    random = np.random.default_rng(0)
+    generations = [random.normal(size=64).astype(np.float32) for _ in range(400)]
+    found = thresholds(generations, "last", 100)
+    assert found[0].value == pytest.approx(2.326, abs=0.15)
+    assert found[0].ci is not None
+    assert found[0].ci[0] < 2.326 < found[0].ci[1]
+
+
+def test_it_is_measured(reader: Reader, corpus: Corpus, made: Bank, labelled: list[Labelled], work: Path, tmp_path: Path) -> None:
+    evaluation = Evaluation(reader, made, corpus, labelled, work, quiet, 200)
+    bank = evaluation.run()
+    suites = {figure.suite for figure in bank["panic"].evaluation}
+    assert {"held-out topics", "held-out form: log", "implied", "negation", "mention", "quote", "echo", "foreign"} <= suites
+    topics = bank["panic"].evaluation[0]
+    assert set(topics.baselines) == {"TF-IDF", "lexicon", "embedding"}
+    assert topics.auroc_ci is not None
+    assert any(figure.suite.startswith("correlation with ratings") for figure in bank["valence"].evaluation)
+    long = long_context(reader, evaluation, "panic", tokens=300)
+    assert long.positives == 5
+    norms = tmp_path / "norms.csv"
+    norms.write_text("word,V,A\n" + "".join(f"{card.name.replace('_', ' ')},{i % 7},{i % 4}\n" for i, card in enumerate(bank.card.probes)))
+    assert any("component 1" in figure.suite for figure in against_norms(bank, norms)["arousal"].evaluation)
+    norms.write_text("word,V\n" + "".join(f"{card.name.replace('_', '-')},{i % 7}\n" for i, card in enumerate(bank.card.probes)))
+    rated = against_norms(bank, norms)
+    assert any("component 1" in figure.suite for figure in rated["valence"].evaluation)
+    assert not any("component 1" in figure.suite for figure in rated["arousal"].evaluation)
+
+
+def test_cause_is_judged_against_random_directions(reader: Reader, corpus: Corpus, made: Bank) -> None:
+    bank = validate(reader, made, corpus, ["panic"], quiet)
+    card = bank["panic"]
+    assert card.cause is not None
+    assert card.cause.outcomes["words"][card.cause.doses.index(0.0)] == pytest.approx(0, abs=1e-6)
+    assert card.causal == (card.cause.monotone["words"] >= MONOTONE and card.cause.slope > card.cause.random_slope)
+    assert card.cause.random_slope > 0
+    assert bank["hostility"].causal is None
+
+
+def test_the_page_stands_by_itself(made: Bank) -> None:
+    html = page(made)
+    assert "<svg" in html
+    assert "no proof of calm" in html
+    assert "http" not in html.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+
+
+def test_a_layer_that_is_not_there_is_refused(reader: Reader, corpus: Corpus, work: Path) -> None:
     with pytest.raises(FitError, match="layer 9 cannot be read"):
-        fit(tiny, "tiny", 9, "cpu", lambda text: None)
+        fit(reader, corpus, [], work, 9, quiet)
 
 
 def test_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FitError, match="cannot load model"):
-        fit(str(tmp_path), "none", None, "cpu", lambda text: None)
+    with pytest.raises(ReadError, match="cannot load model"):
+        Reader(str(tmp_path), "none", "cpu")
+
+
+def test_the_same_model_passes_and_another_does_not(
+    reader: Reader, corpus: Corpus, made: Bank, tiny: str, work: Path, tmp_path: Path
+) -> None:
+    assert worst(compare(reader, reader, made, corpus, work, quiet)) == "PASS"
+    changed = Path(shutil.copytree(tiny, tmp_path / "changed"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(changed)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.add_(0.3)
+    model.save_pretrained(changed)
+    other = Reader(str(changed), "tiny", "cpu")
+    assert Passport.of(other.model, "").weights != made.card.passport.weights
+    assert worst(compare(reader, other, made, corpus, work, quiet)) in ("RECALIBRATE", "REFIT")
+
+
+def test_unknown_probes_cannot_be_selected(made: Bank) -> None:
+    assert made.select("alarm").names == made.names[:7]
+    assert made.select(["panic", "joyful"]).names == ("panic", "joyful")
+    assert made.select(["panic"]).digest != made.digest
+    with pytest.raises(BankError, match="has no probe 'rage'"):
+        made.select(["rage"])
+
+
+def test_passports_differ_only_where_both_know() -> None:
+    a, b = Passport(dtype="bfloat16", engine="x 1"), Passport(dtype="int8")
+    assert a.differences(b) == {"dtype": ("bfloat16", "int8")}

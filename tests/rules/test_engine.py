@@ -249,3 +249,14 @@ def test_the_vectorised_engine_equals_the_naive_one(condition: Any, hold: int, s
         scores = [[math.nan if draw.random() < 0.05 else draw.gauss(0, 2) for _ in PROBES] for _ in slots]
         fired = {verdict.slot for verdict in rules.judge(np.array(slots), np.zeros(len(slots), np.int64), np.array(scores))}
         assert fired == {slot for slot, row in zip(slots, scores, strict=True) if naive.token(slot, row)}
+
+
+def test_an_unproven_probe_does_not_halt_unless_it_is_named() -> None:
+    text = "rules:\n- {rule: r, desc: d, when: a.last > 1, do: halt, mode: MODE}\n"
+    with pytest.raises(
+        DocumentError, match=r"rule 'r' halts on 'a', whose card says causal: false; set mode: shadow, or accept_unproven: \[a\]"
+    ):
+        RuleEngine.from_text(text.replace("MODE", "armed"), ("a", "b"), unproven=frozenset({"a"}))
+    for allowed in ("shadow", "armed, accept_unproven: [a]"):
+        RuleEngine.from_text(text.replace("MODE", allowed), ("a", "b"), unproven=frozenset({"a"}))
+    RuleEngine.from_text(text.replace("MODE", "armed"), ("a", "b"), unproven=frozenset({"b"}))

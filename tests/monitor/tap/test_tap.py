@@ -17,11 +17,10 @@ from monitor import wire
 from monitor.engine.batcher import Batcher
 from monitor.engine.loading import LoadedModel, load
 from monitor.engine.sampler import Sampling
-from monitor.errors import ModelError
-from monitor.tap.layers import decoder_layers
-from monitor.tap.nn import TransformersModel
 from monitor.tap.tap import Tap
 from probes.bank import Bank, BankError
+from probes.layers import LayersError, decoder_layers
+from probes.nn import TransformersModel
 
 PROMPTS = ["The water rose and he", "def reverse(text):", "Once upon a time there was a small town where nothing ever", "Please, I beg you"]
 
@@ -179,7 +178,7 @@ def test_an_error_in_the_tap_never_breaks_a_generation(rig: Any) -> None:
 
 
 def test_a_bank_for_another_model_is_refused(model: LoadedModel, bank: Bank, tmp_path: Path) -> None:
-    other = Bank(bank.card.model_copy(update={"model": bank.card.model.model_copy(update={"width": 64})}), bank.directions)
+    other = bank.with_cards(bank.card.probes, model=bank.card.model.model_copy(update={"width": 64}))
     with pytest.raises(BankError, match="width 64"):
         Tap(model.wrapper, other, lambda: ([], []), tmp_path / "s", model.name)
 
@@ -189,7 +188,7 @@ def test_an_unknown_family_is_refused(model: LoadedModel) -> None:
 
     config = transformers.BertConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     wrapper = TransformersModel(transformers.BertForSequenceClassification(config), tokenizer=model.tokenizer, task="text-classification")
-    with pytest.raises(ModelError, match="cannot find the decoder layers of BertForSequenceClassification"):
+    with pytest.raises(LayersError, match="cannot find the decoder layers of BertForSequenceClassification"):
         decoder_layers(wrapper)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from monitor.errors import ModelError
-from monitor.tap.nn import TransformersModel
+from probes.nn import TransformersModel
 
 # The paths under which causal language models keep their decoder layers.
 PATHS = (
@@ -18,13 +19,22 @@ PATHS = (
 )
 
 
-def decoder_layers(model: TransformersModel) -> list[torch.nn.Module]:
-    """The modules behind the envoys of the decoder layers, in order. Raises ModelError for an unknown family."""
+class LayersError(Exception):
+    """A model of a family whose layers are not known."""
+
+
+def envoys(model: TransformersModel) -> list[Any]:
+    """The envoys of the decoder layers, in order. Raises LayersError for an unknown family."""
     for path in PATHS:
         envoy = model
         for name in path.split("."):
             envoy = getattr(envoy, name, None) if envoy is not None else None
         if envoy is not None and isinstance(envoy._module, torch.nn.ModuleList) and len(envoy._module):
-            return [layer._module for layer in envoy]
+            return list(envoy)
     family = type(model._module).__name__
-    raise ModelError(f"cannot find the decoder layers of {family}; supported are models with one of: {', '.join(PATHS)}")
+    raise LayersError(f"cannot find the decoder layers of {family}; supported are models with one of: {', '.join(PATHS)}")
+
+
+def decoder_layers(model: TransformersModel) -> list[torch.nn.Module]:
+    """The modules behind the envoys."""
+    return [envoy._module for envoy in envoys(model)]

@@ -1,0 +1,69 @@
+"""Tables of the probe commands, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from probes.bank import Bank
+    from probes.compare import Drift
+
+COLOUR = {"PASS": "green", "INCONCLUSIVE": "yellow", "RECALIBRATE": "red", "REFIT": "red"}
+
+
+def evaluation_table(bank: Bank) -> None:
+    console = Console(width=150)
+    for card in bank.card.probes:
+        if not card.evaluation:
+            continue
+        table = Table(
+            "texts",
+            "with / without",
+            "AUROC",
+            "AUPRC",
+            "found",
+            "false alarms",
+            "other detectors",
+            title=f"{card.name} (layer {card.layer}, {card.method})",
+            title_justify="left",
+        )
+        for each in card.evaluation:
+            main = _interval(each.auroc, each.auroc_ci) if each.value is None else _interval(each.value, each.value_ci)
+            table.add_row(
+                each.suite, f"{each.positives} / {each.negatives}", main, _interval(each.auprc, each.auprc_ci), _interval(each.tpr, each.tpr_ci),
+                _interval(each.fpr, each.fpr_ci), ", ".join(f"{name} {value:.3f}" for name, value in each.baselines.items()),
+            )  # fmt: skip
+        console.print(table)
+    console.print("Found and false alarms: at the 99th percentile of unseen neutral texts. A quiet probe is no proof of calm.")
+
+
+def cause_table(bank: Bank, names: Sequence[str]) -> None:
+    table = Table("probe", "causal", "rank correlation", "rise by dose (random, 95 %)", "change of the words' log-odds by dose")
+    for name in names:
+        card, cause = bank[name], bank[name].cause
+        if cause:
+            own = " ".join(f"{dose:+g}:{value:+.2f}" for dose, value in zip(cause.doses, cause.outcomes["words"], strict=True))
+            causal = "[green]yes[/green]" if card.causal else "[red]no[/red]"
+            table.add_row(name, causal, f"{cause.monotone['words']:+.2f}", f"{cause.slope:+.2f} ({cause.random_slope:.2f})", own)
+    Console(width=150).print(table)
+
+
+def drift_table(drifts: Sequence[Drift]) -> None:
+    table = Table("probe", "verdict", "shift of neutral z", "AUROC before", "after (change)", "old threshold's rate (5 %)")
+    for each in drifts:
+        before, after, change = each.auroc
+        table.add_row(
+            each.probe, f"[{COLOUR[each.verdict]}]{each.verdict}[/]", _interval(*each.shift), f"{before:.3f}",
+            f"{after:.3f} ({change[0]:+.3f} to {change[1]:+.3f})", _interval(*each.fpr),
+        )  # fmt: skip
+    Console(width=130).print(table)
+
+
+def _interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" + (f" [dim]{interval[0]:.2f} to {interval[1]:.2f}[/dim]" if interval else "")

@@ -1,0 +1,55 @@
+"""What a probe has to beat: detectors that read the text, and a probe on the embeddings, which hold words only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from probes.material import Material
+from probes.methods import Floats, logistic
+
+# Words that a reader would put on a list for the concept, by stem.
+LEXICON = {
+    "desperation": "desperat despair beg plead please implore anything hopeless last chance only way nothing left save must give up lose",
+    "panic": "panic scream scare fear terrif afraid fright help run hurry quick breath oh god fire alarm shak heart horror danger escape",
+    "hostility": "hate stupid idiot moron scum filth kill hurt shut fool pig disgust ugly worthless pathetic threat smash angry curse damn trash",
+    "frustration": "again still frustrat annoy stuck wrong fail useless every time ridiculous broken tired of",
+    "calm": "calm quiet peace slow gentle still rest soft relax breath ease silence",
+}
+
+
+class Baselines:
+    """TF-IDF with logistic regression, a word list, and the embedding layer, fitted on the same training texts as the probes."""
+
+    def __init__(self, material: Material, concept: str) -> None:
+        truth = material.truth(concept)
+        rows = np.flatnonzero((material.split != "test") & (truth >= 0))
+        texts = [material.texts[row].reply for row in rows]
+        self._text: Pipeline = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
+            LogisticRegression(C=10, class_weight="balanced", max_iter=1000),
+        )
+        self._text.fit(texts, truth[rows] == 1)
+        self._embedding = logistic(material.states[rows, 0].astype(np.float32), truth[rows] == 1, np.ones(len(rows), np.float32))
+        stems = LEXICON.get(concept, concept).split()
+        self._words = re.compile(r"\b(?:" + "|".join(stems) + r")\w*", re.IGNORECASE)
+
+    def scores(self, texts: Sequence[str], states: NDArray[np.float16]) -> dict[str, Floats]:
+        """Scores [n] of each baseline; states are [n, columns, width]."""
+        words = [len(self._words.findall(text)) / max(1, len(text.split())) for text in texts]
+        return {
+            "TF-IDF": self.text(texts),
+            "lexicon": np.array(words, np.float32),
+            "embedding": states[:, 0].astype(np.float32) @ self._embedding,
+        }
+
+    def text(self, texts: Sequence[str]) -> Floats:
+        """Log-odds [n] of the text classifier alone."""
+        odds: Floats = self._text.decision_function(list(texts)).astype(np.float32)
+        return odds

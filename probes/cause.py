@@ -1,0 +1,191 @@
+"""Cause: steer along a probe through NNsight and see whether what it stands for follows.
+
+At several doses, each a share of the residual's norm, the probe's pattern is added to its layer at every position of
+neutral replies. Measured are the log-odds of the concept's words against the words of other concepts among the next tokens,
+the entropy of the next token, and how far a later layer moves along the probe. Against other concepts, because any strong
+push flattens the next token's distribution and so raises every rare word. Random directions of equal norm are the rival.
+After arXiv 2604.07729, section on steering; its doses went to 0.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from probes.bank import Bank, Cause
+from probes.circumplex import ENDS
+from probes.corpus import DEEP, Corpus
+from probes.fit import FitError
+from probes.layers import envoys
+from probes.methods import Floats, unit
+from probes.nn import save
+from probes.reader import Reader, Say
+
+DOSES = (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2)  # at 0.4 a small model's text begins to break, whatever the direction
+RANDOM = 12
+REPLIES = 12
+TOKENS = 16
+WORDS = 40
+MEASURES = ("words", "entropy", "later")
+MONOTONE = 0.9  # rank correlation of dose and words that a causal probe reaches
+LATER = 6  # layers further on
+
+
+class Steering:
+    """Neutral chats whose replies are steered at one layer and read at the output."""
+
+    def __init__(self, reader: Reader, corpus: Corpus) -> None:
+        self.reader = reader
+        texts = [text for text in corpus.texts if not text.concept and text.split == "validation"][:REPLIES]
+        encoded = [reader.encode(text, TOKENS) for text in texts]
+        length = max(len(ids) for ids, _ in encoded)
+        pad = reader.tokenizer.pad_token_id
+        self.inputs = {
+            "input_ids": torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in encoded]),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in encoded]),
+        }
+        self.read = torch.zeros(len(encoded), length, dtype=torch.bool)
+        for row, (ids, prompt) in enumerate(encoded):
+            self.read[row, prompt - 1 : len(ids)] = True
+        self._layers = envoys(reader.nn)
+
+    def run(self, layer: int, direction: Floats, dose: float, later: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [positions, vocabulary] and later states [positions, width] under a dose."""
+        reader = self.reader
+        step = torch.from_numpy(direction).to(reader.model.device)
+        inputs = {key: value.to(reader.model.device) for key, value in self.inputs.items()}
+        with torch.no_grad(), reader.nn.trace(inputs):
+            envoy = self._layers[layer]
+            state = envoy.output
+            norm = state.float().norm(dim=-1, keepdim=True)
+            envoy.output = state + (dose * norm * step).to(state.dtype)
+            after = save(self._layers[later].output)
+            logits = save(reader.nn.output.logits)
+        return torch.log_softmax(logits[self.read].float(), dim=-1).cpu(), after[self.read].float().cpu()
+
+
+@dataclass(frozen=True)
+class Words:
+    """Token ids of a concept's words and of those it is told apart from."""
+
+    own: torch.Tensor
+    other: torch.Tensor
+
+    def odds(self, logs: torch.Tensor) -> float:
+        """Mean over positions of the log-odds that the next token is one of the concept's rather than of the others'."""
+        return float((torch.logsumexp(logs[:, self.own], dim=-1) - torch.logsumexp(logs[:, self.other], dim=-1)).mean())
+
+
+class _Layer:
+    """One layer's steering: any direction, with the outcome for several probes at once."""
+
+    def __init__(self, steering: Steering, layer: int, words: dict[str, Words], directions: dict[str, Floats]) -> None:
+        self.steering, self.layer, self.words = steering, layer, words
+        self.later = min(steering.reader.layers - 2, layer + LATER)
+        self._directions = {name: torch.from_numpy(direction) for name, direction in directions.items()}
+        self._logs, self._state = steering.run(layer, next(iter(directions.values())), 0.0, self.later)
+        self._norm = self._state.norm(dim=-1).mean()
+
+    def curves(self, direction: Floats) -> dict[str, NDArray[np.float64]]:
+        """Probe → outcomes [doses, measures] less those without steering."""
+        found: dict[str, list[list[float]]] = {name: [] for name in self.words}
+        for dose in DOSES:
+            logs, state = self.steering.run(self.layer, direction, dose, self.later) if dose else (self._logs, self._state)
+            entropy = float(_entropy(logs) - _entropy(self._logs))
+            moved = (state - self._state).mean(dim=0)
+            for name, words in self.words.items():
+                later = float(moved @ self._directions[name] / self._norm)
+                found[name].append([words.odds(logs) - words.odds(self._logs), entropy, later])
+        return {name: np.array(rows) for name, rows in found.items()}
+
+
+def validate(reader: Reader, bank: Bank, corpus: Corpus, names: Sequence[str], say: Say) -> Bank:
+    """The bank with what steering showed in the cards of the named probes; all need words in the corpus."""
+    steering = Steering(reader, corpus)
+    words = concept_words(reader, corpus, bank, names)
+    random = unit(np.random.default_rng(0).normal(size=(RANDOM, reader.width)).astype(np.float32))
+    for layer in sorted({bank[name].layer for name in names}):
+        here = [name for name in names if bank[name].layer == layer]
+        rows = {name: bank.names.index(name) for name in here}
+        steered = _Layer(steering, layer, {name: words[name] for name in here}, {name: bank.directions[rows[name]] for name in here})
+        say(f"layer {layer}: steering along {RANDOM} random directions")
+        other = [steered.curves(direction) for direction in random]
+        for name, row in rows.items():
+            own, weights = steered.curves(bank.patterns[row])[name], steered.curves(bank.directions[row])[name]
+            cause = _cause(own, weights, np.stack([curves[name] for curves in other]))
+            causal = cause.monotone["words"] >= MONOTONE and cause.slope > cause.random_slope
+            bank = bank.with_card(name, causal=causal, cause=cause)
+            say(f"{name}: causal {causal}, slope {cause.slope:.2f} against {cause.random_slope:.2f}")
+    return bank
+
+
+def _cause(own: NDArray[np.float64], weights: NDArray[np.float64], random: NDArray[np.float64]) -> Cause:
+    """Judged by the words: they rise with every dose, and faster than along random directions of either sign."""
+    slopes = np.abs([np.polyfit(DOSES, curve[:, 0], 1)[0] for curve in random])
+    return Cause(
+        doses=list(DOSES),
+        outcomes={name: own[:, m].round(4).tolist() for m, name in enumerate(MEASURES)},
+        weights={name: weights[:, m].round(4).tolist() for m, name in enumerate(MEASURES)},
+        random={name: random[:, :, m].mean(axis=0).round(4).tolist() for m, name in enumerate(MEASURES)},
+        random_std={name: random[:, :, m].std(axis=0).round(4).tolist() for m, name in enumerate(MEASURES)},
+        monotone={name: round(float(spearmanr(DOSES, own[:, m])[0]), 4) for m, name in enumerate(MEASURES)},
+        slope=round(float(np.polyfit(DOSES, own[:, 0], 1)[0]), 4),
+        random_slope=round(float(np.quantile(slopes, 0.95)), 4),
+    )
+
+
+def concept_words(reader: Reader, corpus: Corpus, bank: Bank, names: Sequence[str]) -> dict[str, Words]:
+    """Words of each probe's concept: log-odds of its texts against others with all texts as prior, found in several of them."""
+    counted = _Counts(reader, corpus)
+    deep = {concept: counted.words({concept}, None, 3) for concept in DEEP}
+    found = {}
+    for name in names:
+        if name in ENDS:
+            high, low = ENDS[name]
+            found[name] = Words(counted.words(high, low, 3), counted.words(low, high, 3))
+        elif name in DEEP:
+            found[name] = Words(deep[name], torch.cat([deep[other] for other in DEEP if other != name]))
+        else:
+            concept = bank[name].concept.removeprefix("representation of ")
+            concept = next((key for key, emotion in DEEP.items() if emotion == concept), concept)
+            others = [deep[other] for other in DEEP if other != concept]
+            found[name] = Words(deep[concept] if concept in DEEP else counted.words({concept}, None, 2), torch.cat(others))
+        if not len(found[name].own):
+            raise FitError(
+                f"probe '{name}': the corpus has no texts of its concept, so cause cannot be tried; it has texts of the safety, circumplex and emotion probes"
+            )
+    return found
+
+
+class _Counts:
+    """Token counts of each concept's texts."""
+
+    def __init__(self, reader: Reader, corpus: Corpus) -> None:
+        self._texts = [
+            (text.concept, np.array(reader.tokenizer(" " + text.reply, add_special_tokens=False)["input_ids"])) for text in corpus.texts
+        ]
+        self._size = len(reader.tokenizer)
+
+    def words(self, inside: set[str], outside: set[str] | None, texts: int) -> torch.Tensor:
+        """The tokens that most set some concepts' texts off from others (from all, without `outside`), each in so many texts."""
+        ours, theirs, seen = (np.zeros(self._size) for _ in range(3))
+        for concept, ids in self._texts:
+            if concept in inside:
+                np.add.at(ours, ids, 1)
+                seen[np.unique(ids)] += 1
+            elif outside is None or concept in outside:
+                np.add.at(theirs, ids, 1)
+        prior = (ours + theirs) / (ours + theirs).sum() * 500 + 1e-9
+        odds = np.log((ours + prior) / (ours.sum() + 500)) - np.log((theirs + prior) / (theirs.sum() + 500))
+        odds[seen < texts] = -np.inf
+        best = np.argsort(-odds)[:WORDS]
+        return torch.from_numpy(best[odds[best] > 0].copy())
+
+
+def _entropy(logs: torch.Tensor) -> torch.Tensor:
+    return -(logs.exp() * logs).sum(dim=-1).mean()

@@ -1,0 +1,128 @@
+"""The card as a page for people: one HTML file, pictures inside, no script and nothing from the network."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+
+matplotlib.use("svg")
+
+import matplotlib.pyplot as plt
+from jinja2 import Environment, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from probes.bank import Bank, ProbeCard
+
+COLOURS = {"desperation": "#c2410c", "panic": "#b91c1c", "hostility": "#7c2d92", "frustration": "#a16207", "calm": "#0f766e"}
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Bank of probes for {{ card.model.name }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c1917; }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; } th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #e7e5e4; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } h2 { margin-top: 2.2rem; } small, .ci { color: #78716c; } svg { max-width: 100%; height: auto; }
+.bad { color: #b91c1c; }
+</style>
+<h1>Bank of probes for {{ card.model.name }}</h1>
+<p>A probe is the <b>representation of an emotion concept</b> in this one model. It says nothing about feelings, and nothing about the
+person who writes to the model. <b>A quiet probe is no proof of calm.</b></p>
+<table>
+<tr><th>model</th><td>{{ card.model.name }}, width {{ card.model.width }}, {{ card.model.layers }} layers, configuration {{ card.model.config_hash }}</td></tr>
+<tr><th>holds for</th><td>{% for key, value in card.passport.model_dump().items() if value %}{{ key }} {{ value }}{{ ", " if not loop.last }}{% endfor %}</td></tr>
+<tr><th>probes</th><td>{{ card.probes | length }}: {{ alarm | length }} for alarms and live view, {{ card.probes | length - alarm | length }} emotions</td></tr>
+<tr><th>corpus</th><td>sha256 {{ card.corpus_sha256[:16] }}{% for line in card.labelled %}; {{ line }}{% endfor %}</td></tr>
+<tr><th>calibration</th><td>{% for key, value in card.calibration.items() %}{{ key.replace("_", " ") }} {{ "%g" | format(value) }}{{ ", " if not loop.last }}{% endfor %}</td></tr>
+<tr><th>made with</th><td>barograph {{ card.version }}, {{ card.fitted_with }}; {{ card.licence }}; arrays sha256 {{ card.arrays_sha256[:16] }}</td></tr>
+</table>
+<h2>Probes</h2>
+<table><tr><th>probe</th><th>layer</th><th>method (why: best on validation)</th><th class="n">AUROC, held-out topics</th><th>causal</th><th class="n">1 % threshold, ewma(8)</th></tr>
+{% for probe in alarm %}<tr><td>{{ probe.name }}</td><td class="n">{{ probe.layer }}</td>
+<td>{{ probe.method }} <small>{% for name, value in probe.methods.items() %}{{ name }} {{ "%.3f" | format(value) }}{{ "; " if not loop.last }}{% endfor %}</small></td>
+<td class="n">{{ ci(probe.auroc, probe.auroc_ci) }}</td>
+<td{% if probe.causal == False %} class="bad"{% endif %}>{{ {True: "yes", False: "no", None: "not tried"}[probe.causal] }}</td>
+<td class="n">{% if probe.thresholds %}{{ ci(probe.thresholds["ewma(8)"][0].value, probe.thresholds["ewma(8)"][0].ci) }}{% endif %}</td></tr>{% endfor %}</table>
+<h2>Layers</h2><p>AUROC of the difference of means on validation texts by layer, with its 95 % band. {{ emerges }}</p>{{ profile }}
+<h2>Errors</h2>
+{% for probe in alarm if probe.evaluation %}<h3>{{ probe.name }}</h3>
+<table><tr><th>texts</th><th class="n">with / without</th><th class="n">AUROC, or the figure named</th><th class="n">AUPRC</th><th class="n">found at the threshold</th><th class="n">false alarms</th><th>other detectors, AUROC</th></tr>
+{% for f in probe.evaluation %}<tr><td>{{ f.suite }}</td><td class="n">{{ f.positives }} / {{ f.negatives }}</td><td class="n">{{ ci(f.auroc, f.auroc_ci) if f.value is none else ci(f.value, f.value_ci) }}</td><td class="n">{{ ci(f.auprc, f.auprc_ci) }}</td>
+<td class="n">{{ ci(f.tpr, f.tpr_ci) }}</td><td class="n">{{ ci(f.fpr, f.fpr_ci) }}</td><td>{% for name, value in f.baselines.items() %}{{ name }} {{ "%.3f" | format(value) }}{{ ", " if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>{% endfor %}
+<h2>Cause</h2><p>Change of the log-odds of the concept's own words against other concepts' words when the probe's pattern is added to its
+layer, by dose in shares of the residual's norm. Grey: random directions of equal norm, mean and deviation. A probe that fails is marked, and the
+rules refuse to halt or re-route on it.</p>{{ doses }}
+<h2>Registers</h2><p>Mean z of neutral texts by register: a rule on text of another register starts from there.</p>
+<table><tr><th>probe</th>{% for name in registers %}<th class="n">{{ name }}</th>{% endfor %}</tr>
+{% for probe in alarm if probe.registers %}<tr><td>{{ probe.name }}</td>{% for name in registers %}<td class="n">{{ "%+.2f" | format(probe.registers[name][0]) }} <small>± {{ "%.2f" | format(probe.registers[name][1]) }}</small></td>{% endfor %}</tr>{% endfor %}</table>
+<h2>Limits</h2><ul>{% for line in card.limits %}<li>{{ line }}</li>{% endfor %}</ul></html>
+"""
+
+
+def page(bank: Bank) -> str:
+    """The whole card as HTML."""
+    alarm = [probe for probe in bank.card.probes if probe.group != "emotion"]
+    environment = Environment(autoescape=select_autoescape(default=True, default_for_string=True))
+    environment.globals["ci"] = _interval
+    registers = list(next((probe.registers for probe in alarm if probe.registers), {}))
+    return environment.from_string(TEMPLATE).render(
+        card=bank.card, alarm=alarm, registers=registers, emerges=_emerges(bank), profile=_profile(bank), doses=_doses(alarm)
+    )
+
+
+def _interval(value: float | None, interval: tuple[float, float] | None) -> Markup:
+    if value is None:
+        return Markup("–")
+    ci = f' <span class="ci">{interval[0]:.2f} to {interval[1]:.2f}</span>' if interval else ""
+    return Markup(f"{value:.3f}{ci}")
+
+
+def _emerges(bank: Bank) -> str:
+    """Where the signal appears and where it is strongest, in words, from the profile itself."""
+    lines = []
+    for name, layers in bank.card.layer_profile.items():
+        values = {int(layer): triple[0] for layer, triple in layers.items()}
+        best = max(values, key=lambda layer: values[layer])
+        near = [layer for layer, value in values.items() if value >= values[best] - 0.01]
+        lines.append(f"{name}: best at layer {best}, within 0.01 of it from {min(near)} to {max(near)}.")
+    return " ".join(lines)
+
+
+def _profile(bank: Bank) -> Markup:
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    for name, layers in bank.card.layer_profile.items():
+        x = sorted(map(int, layers))
+        triples = [layers[str(layer)] for layer in x]
+        colour = COLOURS.get(name, "#444444")
+        axes.plot(x, [t[0] for t in triples], color=colour, label=name)
+        axes.fill_between(x, [t[1] for t in triples], [t[2] for t in triples], color=colour, alpha=0.12, linewidth=0)
+    axes.set(xlabel="layer", ylabel="AUROC")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return _svg(figure)
+
+
+def _doses(alarm: list[ProbeCard]) -> Markup:
+    tried = [probe for probe in alarm if probe.cause]
+    if not tried:
+        return Markup("<p>Not tried yet.</p>")
+    figure, grid = plt.subplots(1, len(tried), figsize=(2.2 * len(tried), 2.6), sharey=True, squeeze=False)
+    for axes, probe in zip(grid[0], tried, strict=True):
+        cause = probe.cause
+        assert cause is not None
+        axes.errorbar(cause.doses, cause.random["words"], cause.random_std["words"], color="#a8a29e", linewidth=1)
+        axes.plot(cause.doses, cause.outcomes["words"], color=COLOURS.get(probe.name, "#1d4ed8"), marker="o", markersize=3)
+        axes.set_title(probe.name, fontsize=9)
+    grid[0][0].set_ylabel("change of log-odds")
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> Markup:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": "barograph", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg") :])

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from probes.methods import METHODS, neutral_components, unit, without
+from probes.statistics import auroc, bootstrap, figure
+from probes.windows import WINDOWS, windowed
+from rules.windows import Signal, Windows
+
+SCORES = st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0]), min_size=1, max_size=30)
+
+
+@given(SCORES, SCORES)
+def test_auroc_is_the_textbook_one(positive: list[float], negative: list[float]) -> None:
+    truth = [1] * len(positive) + [0] * len(negative)
+    assert auroc(np.array(positive), np.array(negative)) == pytest.approx(roc_auc_score(truth, positive + negative))
+
+
+def test_an_interval_holds_the_value_and_narrows() -> None:
+    random = np.random.default_rng(0)
+    wide, narrow = (bootstrap(auroc, random.normal(1, 1, n), random.normal(0, 1, n)) for n in (20, 2000))
+    assert narrow[1] - narrow[0] < (wide[1] - wide[0]) / 3
+    assert narrow[0] < 0.76 < narrow[1]
+
+
+def test_a_figure_with_one_side_tells_only_its_rate() -> None:
+    made = figure("negation", np.empty(0), np.array([0.0, 1.0, 2.0, 3.0]), 1.5, 50)
+    assert made.auroc is None
+    assert made.fpr == 0.5
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=60), st.sampled_from(WINDOWS))
+def test_windows_are_those_of_the_rules(scores: list[float], window: str) -> None:
+    """A threshold of the card holds for what a rule computes while a reply runs."""
+    kind, _, size = window.rstrip(")").partition("(")
+    signal = Signal("p", kind, int(size or 1))
+    live = Windows(("p",), (signal,))
+    live.clear(0)
+    values = np.array([live.update(np.array([0]), np.array([[score]]))[signal][0] for score in scores])
+    assert np.allclose(windowed(np.array(scores)[:, None], window)[:, 0], values[np.isfinite(values)])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_finds_the_direction_that_differs(name: str) -> None:
+    random = np.random.default_rng(0)
+    truth = random.random(400) < 0.3
+    states = random.normal(size=(400, 16)).astype(np.float32)
+    states[truth, 3] += 3
+    direction = METHODS[name](states, truth, np.ones(400, np.float32))
+    assert np.linalg.norm(direction) == pytest.approx(1, abs=1e-5)
+    assert direction[3] > 0.8
+
+
+def test_neutral_components_are_projected_out() -> None:
+    random = np.random.default_rng(0)
+    neutral = (random.normal(size=(200, 8)) * np.array([9, 5, 1, 1, 1, 1, 1, 1])).astype(np.float32)
+    basis = neutral_components(neutral)
+    assert len(basis) == 1
+    cleaned = without(unit(np.ones((1, 8))), basis)
+    assert np.abs(cleaned @ basis.T).max() < 1e-5
