@@ -148,7 +148,7 @@ def test_a_second_sidecar_on_the_socket_is_refused(stack: Stack, tmp_path: Path)
 def test_doctor_says_what_is_missing(tmp_path: Path) -> None:
     good = run("doctor", "--config", config(tmp_path), cwd=tmp_path)
     assert good.returncode == 0, good.stdout
-    assert "4 probes for SmolLM2-135M-Instruct" in good.stdout
+    assert "7 probes for SmolLM2-135M-Instruct" in good.stdout
     bad = run("doctor", "--config", config(tmp_path, rules="/no/rules.yaml"), "--model", "/no/model", cwd=tmp_path)
     assert bad.returncode == 1
     assert "model: model folder /no/model does not exist" in bad.stdout

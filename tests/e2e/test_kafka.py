@@ -16,6 +16,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
+from probes.bank import Bank
 from tests.stack import Stack, eventually, free_port
 
 TOPIC = "barograph.verdicts"
@@ -95,12 +96,13 @@ def test_verdicts_reach_kafka_and_wait_while_it_is_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
-def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_restart_goes_on_where_it_was(tmp_path: Path, bank: Bank) -> None:
     """The mark beside the ledger: a second publisher sends only what came since."""
     from prometheus_client import CollectorRegistry
 
     from monitor.audit.ledger import Ledger
     from monitor.config import KafkaConfig
+    from monitor.drift import Drift
     from monitor.sinks.kafka import KafkaPublisher
     from monitor.sinks.prometheus import Metrics
 
@@ -109,7 +111,9 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
         for turn in range(2):
             ledger.append("verdict", stream="s#0", turn=turn)
             ledger.append("stream", event="begin")
-            publisher = KafkaPublisher(KafkaConfig(bootstrap=address), ledger.path, Metrics(CollectorRegistry(), ("p",)))
+            publisher = KafkaPublisher(
+                KafkaConfig(bootstrap=address), ledger.path, Metrics(CollectorRegistry(), bank.names, Drift(bank, 100))
+            )
             publisher.start()
             publisher.close(timeout=20)
         assert [record["turn"] for record in consume(address, 2)] == [0, 1]
