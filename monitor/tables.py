@@ -55,11 +55,12 @@ def cause_table(bank: Bank, names: Sequence[str]) -> None:
 def drift_table(drifts: Sequence[Drift]) -> None:
     table = Table("probe", "verdict", "shift of neutral z", "AUROC before", "after (change)", "old threshold's rate (5 %)")
     for each in drifts:
-        before, after, change = each.auroc
-        table.add_row(
-            each.probe, f"[{COLOUR[each.verdict]}]{each.verdict}[/]", _interval(*each.shift), f"{before:.3f}",
-            f"{after:.3f} ({change[0]:+.3f} to {change[1]:+.3f})", _interval(*each.fpr),
-        )  # fmt: skip
+        before = after = "–"
+        if each.auroc:
+            change = each.auroc[2]
+            before, after = f"{each.auroc[0]:.3f}", f"{each.auroc[1]:.3f} ({change[0]:+.3f} to {change[1]:+.3f})"
+        verdict = f"[{COLOUR[each.verdict]}]{each.verdict}[/]"
+        table.add_row(each.probe, verdict, _interval(*each.shift), before, after, _interval(*each.fpr))
     Console(width=130).print(table)
 
 

@@ -27,7 +27,7 @@ class Drift:
     probe: str
     verdict: str
     shift: tuple[float, Interval]
-    auroc: tuple[float, float, Interval]  # A, B, interval of the difference
+    auroc: tuple[float, float, Interval] | None  # A, B, interval of the difference; None where no text shows the concept
     fpr: tuple[float, Interval]  # of B's neutral texts above A's threshold
 
 
@@ -54,8 +54,7 @@ def _drift(name: str, old: Floats, new: Floats, neutral: np.ndarray, shows: np.n
     above = share_above(limit)
     fpr, fpr_ci = above(new[neutral]), bootstrap(above, new[neutral])
     more = bootstrap(lambda x: float(x.mean()), (new[neutral] > limit).astype(np.float32) - (old[neutral] > limit))
-    before = after = 0.5
-    change = (0.0, 0.0)
+    told_apart, change = None, (0.0, 0.0)
     if shows.any():
         rest = ~shows
         before, after = auroc(old[shows], old[rest]), auroc(new[shows], new[rest])
@@ -67,7 +66,8 @@ def _drift(name: str, old: Floats, new: Floats, neutral: np.ndarray, shows: np.n
             draws.append(auroc(new[p], new[n]) - auroc(old[p], old[n]))
         low, high = np.quantile(draws, [0.025, 0.975])
         change = (float(low), float(high))
-    return Drift(name, _verdict(shift_ci, change, more), (shift, shift_ci), (before, after, change), (fpr, fpr_ci))
+        told_apart = (before, after, change)
+    return Drift(name, _verdict(shift_ci, change, more), (shift, shift_ci), told_apart, (fpr, fpr_ci))
 
 
 def _verdict(shift: Interval, change: Interval, more: Interval) -> str:
