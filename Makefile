@@ -3,14 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+VLLM := .venv-vllm
 
-.PHONY: run test smoke lint types bench wheel format doctor clean
+.PHONY: run test test-vllm smoke lint types bench wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
 
 test: $(STAMP)  ## the whole test suite, on real parts
 	$(BIN)/pytest
+
+test-vllm: $(VLLM)/.ready  ## the tap on a real vLLM server, in an environment of its own (about 4 GB)
+	$(VLLM)/bin/python -m pytest tests/vllm
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -38,5 +42,8 @@ smoke: wheel  ## the tests' smoke part against the installed wheel, outside the 
 $(STAMP): pyproject.toml constraints.txt deploy/venv.sh
 	@deploy/venv.sh $(PYTHON) $(VENV)
 
+$(VLLM)/.ready: pyproject.toml deploy/venv-vllm.sh
+	@deploy/venv-vllm.sh $(PYTHON) $(VLLM)
+
 clean:
-	rm -rf $(VENV) dist build *.egg-info
+	rm -rf $(VENV) $(VLLM) dist build *.egg-info

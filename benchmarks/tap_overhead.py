@@ -13,11 +13,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import select
-import socket
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.drain import Drain
+from benchmarks.pairs import interval, ratios
 from benchmarks.report import emit
 from monitor.config import Config
 from monitor.engine.batcher import Batcher
@@ -65,47 +64,6 @@ class StepClock:
             self._times = [self._times[-1]]
         if len(self._times) == 1:
             self._sides[ORDER[len(self.blocks) % len(ORDER)]]()
-
-
-def ratios(blocks: list[tuple[bool, float]]) -> np.ndarray:
-    """Speed with the tap over speed without it, one for each neighbouring pair of blocks."""
-    pairs = [(blocks[i], blocks[i + 1]) for i in range(0, len(blocks) - 1, 2)]
-    return np.array([(b if a_on else a) / (a if a_on else b) for (a_on, a), (_, b) in pairs])
-
-
-def interval(values: np.ndarray) -> list[float]:
-    """95 % bootstrap interval of the median."""
-    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
-    return [round(float(x), 4) for x in np.quantile(np.median(draws, axis=1), [0.025, 0.975])]
-
-
-class Drain(threading.Thread):
-    """Listens on a Unix seqpacket socket and throws everything away."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(daemon=True)
-        self.path = path
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._over = False
-
-    def run(self) -> None:
-        sockets = [self._listener]
-        while not self._over:
-            for each in select.select(sockets, [], [], 0.2)[0]:
-                if each is self._listener:
-                    sockets.append(each.accept()[0])
-                elif not each.recv(1 << 17):
-                    sockets.remove(each)
-
-    def __enter__(self) -> Drain:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over = True
-        self.join()
 
 
 async def measure(pairs: int, stack: Stack) -> dict[str, object]:
@@ -178,10 +136,17 @@ async def measure(pairs: int, stack: Stack) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--pairs", type=int)
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--mode", choices=("compiled", "traced"), default="compiled", help="of the tap on vLLM")
     options = parser.parse_args()
+    if options.engine == "vllm":
+        from benchmarks.tap_overhead_vllm import run
+
+        run(options.pairs or 40, options.mode)
+        return
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), engine=False) as stack:
-        found = asyncio.run(measure(options.pairs, stack))
+        found = asyncio.run(measure(options.pairs or 100, stack))
     emit(
         "tap_overhead",
         engine="transformers",

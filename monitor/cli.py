@@ -24,6 +24,8 @@ app = typer.Typer(
     help="Barograph watches the pressure inside a language model, token by token.",
 )
 app.add_typer(probes_app, name="probes")
+engine_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+app.add_typer(engine_app, name="engine")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", envvar="BAROGRAPH_CONFIG", help="The YAML configuration; without it, the defaults.")
@@ -76,13 +78,50 @@ def up(config: ConfigOption = None, model: ModelOption = None, bank: BankOption 
     sys.exit(Up(_config(config, model, bank), config, model, bank).run())
 
 
-@app.command()
-def engine(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+@engine_app.callback()
+def engine(context: typer.Context, config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
     """Serve a model with the tap inside (one process of `up`)."""
     settings = _config(config, model, bank)
+    if context.invoked_subcommand is not None:
+        context.obj = (settings, config)
+        return
     from monitor.engine.run import run
 
     asyncio.run(run(settings, lambda text: print(text, flush=True)))
+
+
+@engine_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def vllm(context: typer.Context) -> None:
+    """Serve with vLLM instead: barograph engine --config FILE vllm -- MODEL [any argument of vllm serve]."""
+    settings, path = context.obj
+    from monitor.engine.vllm import serve
+
+    serve(settings, path, context.args)
+
+
+@app.command("verify-tap", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def verify_tap(
+    context: typer.Context,
+    config: ConfigOption = None,
+    bank: BankOption = None,
+    reference: Annotated[str | None, typer.Option(help="The checkpoint for transformers; by default the model that vLLM serves.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the proof goes; name it as tap.verified.")] = Path("engine-passport.json"),
+) -> None:
+    """Check the tap on this machine's vLLM: barograph verify-tap --config FILE -- MODEL [any argument of vllm serve].
+
+    Runs vLLM with the tap and beside it without; on a GPU the two share its memory. Exit code 1 when a check fails.
+    """
+    settings = _config(config, None, bank)
+    if not context.args or context.args[0].startswith("-"):
+        raise BarographError("name the model first, as for vllm serve: barograph verify-tap --config FILE -- MODEL [arguments]")
+    from monitor import verify
+
+    verification = verify.Verification(settings, context.args[0], context.args[1:], reference, lambda text: print(f"… {text}", flush=True))
+    proof, hello = verification.run()
+    print(verify.report(proof, hello))
+    proof.save(out)
+    print(f"written: {out}" + (f"; name it as tap.verified: {out}" if proof.ok else ""))
+    sys.exit(0 if proof.ok else 1)
 
 
 @app.command()

@@ -50,10 +50,14 @@ class TapConfig(_Frozen):
     """Scoring inside the engine."""
 
     enabled: bool = True
+    mode: Literal["compiled", "traced"] = Field(
+        "compiled", description="on vLLM: inside the compiled graph, or by NNsight's tracing on an eager model"
+    )
     bank: Path | None = Field(None, description="a bank's folder; by default the one shipped for the model")
     probes: Literal["alarm", "all"] | tuple[str, ...] = Field(
         "alarm", description="which probes are live: 'alarm' (safety, valence, arousal), 'all' (the 171 emotions too), or names"
     )
+    verified: Path | None = Field(None, description="what verify-tap wrote about an engine that the bank was not calibrated on")
 
 
 class GatewayConfig(_Frozen):

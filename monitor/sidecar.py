@@ -22,6 +22,7 @@ from monitor.config import Config, read_text
 from monitor.drift import Drift
 from monitor.gateway.gateway import Gateway
 from monitor.pipeline import Pipeline
+from monitor.proof import Proof
 from monitor.receiver import Receiver
 from monitor.responses import EventStream
 from monitor.serving import Servers
@@ -39,13 +40,15 @@ async def run(config: Config) -> None:
     """Serve until told to stop. What starts last stops first."""
     bank = config.load_bank()
     rules = RuleEngine.from_text(read_text(config.rules), bank.names, str(config.rules), bank.unproven)
+    proof, proof_sha256 = Proof.load(config.tap.verified) if config.tap.verified else (None, "")
     servers = Servers()
     registry = CollectorRegistry()
     drift = Drift(bank, config.sidecar.drift_tokens)
     metrics = Metrics(registry, bank.names, drift)
     ledger = Ledger(config.sidecar.ledger)
     kafka = KafkaPublisher(config.sidecar.kafka, ledger.path, metrics) if config.sidecar.kafka else None
-    pipeline = Pipeline(bank, rules, StreamTable(len(bank.names)), ledger, metrics, drift, kafka.notify if kafka else lambda: None)
+    wake = kafka.notify if kafka else lambda: None
+    pipeline = Pipeline(bank, rules, StreamTable(len(bank.names)), ledger, metrics, drift, wake, proof)
     receiver = Receiver(config.socket, pipeline)
     gateway = Gateway(config.gateway, pipeline)
     servers.serve(gateway.app, servers.bind("gateway", config.gateway.listen))
@@ -58,6 +61,7 @@ async def run(config: Config) -> None:
         bank_arrays=bank.card.arrays_sha256,
         bank_card=bank.card_sha256,
         corpus=bank.card.corpus_sha256,
+        proof=proof_sha256,
         rules=rules.digest,
         modes={rule.rule: rule.mode for rule in rules.rules},
         failure_modes=_failure_modes(config),

@@ -22,9 +22,9 @@ from monitor.errors import WireError
 
 VERSION = 1
 # The kernel's default limit of a socket buffer is 208 KiB: a packet must fit with room for others behind it.
-MAX_PACKET = 64 * 1024
+MAX_PACKET = 128 * 1024
 MAX_PROBES = 1024
-MAX_STREAMS = 512  # running at once in one engine; a `Live` of them fits a packet
+MAX_STREAMS = 1024  # running at once in one engine; a `Live` of them fits a packet
 MAX_REQUEST_ID = 64
 
 
@@ -125,8 +125,8 @@ def decode(packet: bytes) -> Message:
 
 
 def rows_per_packet(probes: int) -> int:
-    """How many rows fit into one packet beside the envelope, begins and ends."""
-    return max(1, (MAX_PACKET - 16 * 1024) // (8 + 4 * probes))
+    """How many rows fit into one packet of half the size, which leaves room for the envelope, begins and ends."""
+    return max(1, MAX_PACKET // 2 // (8 + 4 * probes))
 
 
 def open_socket() -> socket.socket:

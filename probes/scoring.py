@@ -15,6 +15,7 @@ from probes.corpus import Text
 from probes.layers import decoder_layers
 from probes.methods import Floats
 from probes.reader import SKIP, Reader
+from probes.reference import reply_scores
 from probes.windows import windowed
 
 BATCH = 64
@@ -93,29 +94,9 @@ def generate(
             yield Generation(prompt, produced[:stop], scores[row, :stop])
 
 
-@torch.no_grad()
 def token_scores(reader: Reader, bank: Bank, text: Text, limit: int = 512) -> Floats:
     """Scores [tokens, k] of a text's reply, each from the state that produces the token."""
-    ids, prompt = reader.encode(text, limit)
-    weight, bias = bank.affine()
-    layers = decoder_layers(reader.nn)
-    scores = np.empty((len(ids) - prompt, len(bank.names)), np.float32)
-    handles = []
-    for layer in sorted(set(bank.layers)):
-        columns = np.flatnonzero(np.array(bank.layers) == layer)
-
-        def read(module: Any, args: Any, output: Any, columns: NDArray[np.intp] = columns) -> None:
-            hidden = output if isinstance(output, torch.Tensor) else output[0]
-            states = hidden[0, prompt - 1 : len(ids) - 1].float().cpu().numpy()
-            scores[:, columns] = states @ weight[:, columns] + bias[columns]
-
-        handles.append(layers[layer].register_forward_hook(read))
-    try:
-        reader.model(input_ids=torch.tensor([ids], device=reader.model.device), use_cache=False, logits_to_keep=1)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return scores
+    return reply_scores(reader.nn, bank, *reader.encode(text, limit))
 
 
 def summary(reader: Reader, bank: Bank, text: Text, tokens: bool) -> dict[str, Any]:

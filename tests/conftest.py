@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from monitor.config import BANKS
 from probes.bank import Bank
 from probes.corpus import Corpus
 from tests.stack import Stack
+
+# These run beside vLLM only, in an environment of their own: make test-vllm.
+collect_ignore = [] if find_spec("vllm") else ["vllm"]
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ class Stack:
                 self.start("engine")
                 self.wait_ready()
             else:
-                eventually(lambda: httpx.get(self.admin("/live")).status_code == 200, "the sidecar answers")
+                eventually(lambda: self._alive() and httpx.get(self.admin("/live")).status_code == 200, "the sidecar answers")
         except BaseException:
             self.close()
             raise
@@ -88,11 +88,18 @@ class Stack:
 
     def wait_ready(self) -> None:
         def ready() -> bool:
-            for name, process in self.processes.items():
-                assert process.poll() is None, f"{name} ended: {self.log(name)}"
-            return httpx.get(self.admin("/health")).status_code == 200 and httpx.get(self.engine("/health")).status_code == 200
+            return (
+                self._alive()
+                and httpx.get(self.admin("/health")).status_code == 200
+                and httpx.get(self.engine("/health")).status_code == 200
+            )
 
         eventually(ready, "engine and sidecar are ready", seconds=240)
+
+    def _alive(self) -> bool:
+        for name, process in self.processes.items():
+            assert process.poll() is None, f"{name} ended: {self.log(name)}"
+        return True
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> int:
         process = self.processes.pop(name)

@@ -1,0 +1,47 @@
+"""The projection as an operator that torch.compile and CUDA graphs keep: from the residual stream into a buffer that stays."""
+
+from __future__ import annotations
+
+import torch
+
+# Why projections failed in this process. An exception inside a compiled graph would end the engine, so it lands here.
+failures: list[str] = []
+
+
+@torch.library.custom_op("barograph::project", mutates_args=("scores",))
+def project(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, bias: torch.Tensor, scores: torch.Tensor) -> None:
+    """Write `(hidden + residual) @ weight + bias` into the first rows of `scores`, in float32.
+
+    hidden and residual [n, width], or [1, n, width], in the model's dtype, weight [width, k], bias [k] and scores [rows, k] in float32, n ≤ rows.
+    vLLM's fused layers hand on a pair, and only its sum is the residual stream.
+    """
+    try:
+        state = hidden.float() if residual is None else hidden.float() + residual.float()
+        state = state.reshape(-1, state.shape[-1])
+        torch.addmm(bias, state, weight, out=scores[: len(state)])
+    except Exception as error:
+        failures.append(f"{type(error).__name__}: {error}")
+
+
+@project.register_fake
+def _(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, bias: torch.Tensor, scores: torch.Tensor) -> None:
+    return None
+
+
+class Reader(torch.nn.Module):
+    """What one tapped layer carries: its probes' weights, and where their scores land. Called by a forward hook."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, rows: int) -> None:
+        super().__init__()
+        self.weight: torch.Tensor
+        self.bias: torch.Tensor
+        self.scores: torch.Tensor
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.register_buffer("scores", torch.zeros(rows, weight.shape[1], device=weight.device), persistent=False)
+
+    def forward(self, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        if isinstance(output, torch.Tensor):
+            project(output, None, self.weight, self.bias, self.scores)
+        else:
+            project(output[0], output[1] if len(output) > 1 else None, self.weight, self.bias, self.scores)

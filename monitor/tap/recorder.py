@@ -1,0 +1,91 @@
+"""The plain other end of a tap's socket: keeps everything, judges nothing. For checks and benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor import wire
+
+Key = tuple[str, int]  # request id and choice
+
+
+class Recorder:
+    """Takes what taps send: the scores of every generation by position, in the order in which they came."""
+
+    def __init__(self, path: Path) -> None:
+        self.hellos: list[wire.Hello] = []
+        self.scores: dict[Key, list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
+        self.ends: dict[Key, int] = {}
+        self.failed: list[str] = []
+        self.dropped = 0
+        self.unknown = 0  # rows of a stream that was never announced
+        self._path = path
+        self._connections: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Hang up on all taps and leave the path to another."""
+        for each in (self._listener, *self._connections):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # wakes its thread, which a close alone does not
+            each.close()
+        self._path.unlink(missing_ok=True)
+
+    def positions(self, key: Key) -> list[int]:
+        return [position for position, _ in self.scores[key]]
+
+    def array(self, key: Key) -> NDArray[np.float32]:
+        """Scores [tokens, probes] of a generation."""
+        return np.stack([scores for _, scores in self.scores[key]])
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            threading.Thread(target=self._read, args=[connection], daemon=True).start()
+
+    def _read(self, connection: socket.socket) -> None:
+        keys: dict[int, Key] = {}
+        hello: wire.Hello | None = None
+        while packet := _packet(connection):
+            message = wire.decode(packet)
+            if isinstance(message, wire.Hello):
+                hello = message
+                self.hellos.append(message)
+                continue
+            for begin in message.begins:
+                keys[begin.stream] = (begin.request, begin.index)
+            if isinstance(message, wire.Live):
+                continue
+            assert hello is not None
+            self.dropped = message.dropped
+            if message.failed:
+                self.failed.append(message.failed)
+            for stream, position, scores in zip(*message.arrays(len(hello.probes)), strict=True):
+                if int(stream) in keys:
+                    self.scores[keys[int(stream)]].append((int(position), scores))
+                else:
+                    self.unknown += 1
+            for end in message.ends:
+                if end.stream in keys:
+                    self.ends[keys[end.stream]] = end.tokens
+
+
+def _packet(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(wire.MAX_PACKET)
+    except OSError:
+        return b""

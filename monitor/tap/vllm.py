@@ -1,0 +1,213 @@
+"""The tap on vLLM: which rows became whose tokens, and their scores on the way out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from monitor import wire
+from monitor.tap import compiled, project, traced
+from monitor.tap.requests import Requests, Step
+from monitor.tap.sender import Sender
+from probes.bank import Bank, BankError, config_hash
+from probes.nn import VERSION
+from probes.passport import Passport
+
+log = logging.getLogger("barograph.tap")
+
+
+class VllmTap:
+    """Scores every token that a vLLM worker produces, with either of its model runners.
+
+    Made once the model is loaded and before it is compiled. In both modes the tapped layers write the scores of all rows of a
+    step into buffers that stay: `compiled` from inside the graph (monitor/tap/compiled.py), `traced` from a block of NNsight's
+    (monitor/tap/traced.py). After a step the rows whose logits are sampled are gathered, and when the sampled tokens are on the
+    host their scores leave in one send. The runner is seen through two of its methods: `execute_model`, which runs a step, and
+    `sample_tokens`, which says how many tokens each request got.
+
+    An exception in here never breaks a generation: the tap disarms, logs once, and tells the sidecar.
+    """
+
+    def __init__(self, runner: Any, bank: Bank, socket: Path, name: str, version: str) -> None:
+        config = runner.vllm_config
+        mode = traced if traced.is_traced(runner) else compiled
+        _refuse_what_is_not_supported(config)
+        text = config.model_config.hf_text_config
+        layers = mode.decoder_layers(runner)
+        bank.check_model(name, text.hidden_size, len(layers), config_hash(text.to_dict()))
+        absent = [layer for layer in sorted(set(bank.layers)) if not any(True for _ in layers[layer].parameters())]
+        if absent:
+            raise BankError(f"layers {absent} are on another pipeline rank; expected all tapped layers on the last one")
+        self.bank = bank
+        self.failed = ""
+        project.failures.clear()
+        self._runner = runner
+        self._requests = Requests(config.scheduler_config.max_num_seqs + 1)
+        self._step: tuple[Step, torch.Tensor, Any] | None = None
+        rows = max(config.scheduler_config.max_num_batched_tokens, config.compilation_config.max_cudagraph_capture_size or 0)
+        readers, self._order = _readers(bank, rows, runner.device)
+        mode.install(runner, readers)
+        self._readers = list(readers.values())
+        self._execute, self._sample = runner.execute_model, runner.sample_tokens
+        runner.execute_model, runner.sample_tokens = self._execute_model, self._sample_tokens
+        dtype = str(config.model_config.dtype).removeprefix("torch.")
+        cache = config.cache_config.cache_dtype
+        passport = Passport(
+            weights="",  # fused in vLLM, so a fingerprint of them is not the checkpoint's
+            dtype=dtype,
+            quantisation=str(config.model_config.quantization or "none"),
+            kv_dtype=dtype if cache == "auto" else str(cache),
+            engine=f"vllm {version}",
+            adapter="lora" if config.lora_config else "none",
+        )
+        how = f"{mode.__name__.rpartition('.')[2]}; {_graphs(config)}"
+        self.sender = Sender(socket, wire.Hello(
+            version=wire.VERSION, source=uuid.uuid4().hex[:12], pid=os.getpid(), engine=f"vllm {version} (nnsight {VERSION}, {how})",
+            model=name, dtype=dtype, bank=bank.digest, probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(),
+        ))  # fmt: skip
+
+    # The runner's thread: execute_model, then sample_tokens. With asynchronous scheduling the tokens come to the host
+    # in get_output, in another thread, while the next step may be under way.
+
+    def _execute_model(self, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+        result = self._execute(scheduled, *args, **kwargs)
+        if not self.failed:
+            try:
+                self._take(scheduled)
+            except Exception as error:
+                self._disarm(error)
+        return result
+
+    def _sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        result = self._sample(*args, **kwargs)
+        step, self._step = self._step, None
+        if step is not None and not self.failed:
+            if hasattr(result, "get_output"):
+                fetch = result.get_output
+
+                def get_output() -> Any:
+                    output = fetch()
+                    self._send(step, output.sampled_token_ids)
+                    return output
+
+                result.get_output = get_output
+            else:
+                self._send(step, result.sampled_token_ids)
+        return result
+
+    def _take(self, scheduled: Any) -> None:
+        """Note who came and went, and start the copy of the candidates' scores."""
+        for end in self._requests.end(scheduled.finished_req_ids):
+            self.sender.end(end)
+        for new in scheduled.scheduled_new_reqs:
+            if new.sampling_params is not None:  # else an embedding, which produces no tokens
+                begin = self._begin(new)
+                if begin is not None:
+                    self.sender.begin(begin)
+        if project.failures:
+            raise RuntimeError(project.failures[0])
+        state = self._runner.execute_model_state
+        if state is None:  # nothing was scheduled
+            self._step = None
+            return
+        step = self._requests.step(*_batch(self._runner, state, scheduled))
+        rows = torch.from_numpy(step.rows)
+        device = self._runner.device
+        if device.type != "cpu":
+            rows = rows.pin_memory().to(device, non_blocking=True)
+        picked = torch.cat([reader.scores.index_select(0, rows) for reader in self._readers], dim=1)
+        event = None
+        if device.type != "cpu":
+            host = torch.empty(picked.shape, dtype=picked.dtype, pin_memory=True)
+            host.copy_(picked, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            picked = host
+        self._step = (step, picked, event)
+
+    def _begin(self, new: Any) -> wire.Begin | None:
+        prompt = len(new.prompt_token_ids if new.prompt_token_ids is not None else new.prompt_embeds)
+        sampling = new.sampling_params
+        most = self._runner.vllm_config.model_config.max_model_len - prompt
+        stops = [token for token in (sampling.eos_token_id, *(sampling.stop_token_ids or ())) if token is not None]
+        return self._requests.begin(new.req_id, prompt, min(most, sampling.max_tokens or most), stops)
+
+    def _send(self, taken: tuple[Step, torch.Tensor, Any], sampled: list[list[int]]) -> None:
+        """The sampled tokens are on the host: send the scores of those that stand."""
+        try:
+            step, scores, event = taken
+            if event is not None:
+                event.synchronize()
+            kept = self._requests.settle(step, sampled)
+            if len(kept):
+                streams, positions = step.streams[kept], step.positions[kept]
+                self.sender.scores(streams.astype("<u4"), positions.astype("<u4"), scores.numpy()[kept][:, self._order])
+        except Exception as error:
+            self._disarm(error)
+
+    def _disarm(self, error: Exception) -> None:
+        self._step = None
+        if not self.failed:
+            self.failed = f"{type(error).__name__}: {error}"
+            log.error("tap disarmed, generation goes on unscored: %s", self.failed)
+            self.sender.fail(self.failed)
+
+
+def _readers(bank: Bank, rows: int, device: torch.device) -> tuple[dict[int, project.Reader], NDArray[np.intp]]:
+    """A reader for every tapped layer, and for each probe its column among the readers' columns side by side."""
+    weight, bias = bank.affine()
+    of_layer = np.array(bank.layers)
+    readers = {}
+    for layer in np.unique(of_layer).tolist():
+        columns = np.flatnonzero(of_layer == layer)
+        readers[layer] = project.Reader(
+            torch.from_numpy(np.ascontiguousarray(weight[:, columns])).to(device), torch.from_numpy(bias[columns]).to(device), rows
+        )
+    return readers, np.argsort(np.argsort(of_layer, kind="stable"), kind="stable")
+
+
+Batch = tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]
+
+
+def _batch(runner: Any, state: Any, scheduled: Any) -> Batch:
+    """Request ids in the order of their rows, where each one's rows begin, tokens computed before, and drafts, of either runner."""
+    if hasattr(state, "input_batch"):  # V2
+        batch = state.input_batch
+        drafts = batch.num_draft_tokens_per_req
+        starts, computed = batch.query_start_loc_np[: batch.num_reqs + 1], batch.num_computed_tokens_np[: batch.num_reqs]
+        requests = list(batch.req_ids)
+        guesses = None if drafts is None else drafts.astype(np.int64)
+    else:
+        batch = runner.input_batch
+        n = batch.num_reqs
+        requests = list(batch.req_ids[:n])
+        starts, computed = runner.query_start_loc.np[: n + 1], batch.num_computed_tokens_cpu[:n]
+        drafted = scheduled.scheduled_spec_decode_tokens
+        guesses = np.fromiter((len(drafted.get(request, ())) for request in requests), np.int64, n) if drafted else None
+    return requests, starts.astype(np.int64), computed.astype(np.int64), guesses
+
+
+def _graphs(config: Any) -> str:
+    """What of vLLM's own speed stays on."""
+    compilation = config.compilation_config
+    if config.model_config.enforce_eager or not compilation.mode:
+        return "eager"
+    graphs = getattr(compilation.cudagraph_mode, "name", "NONE")
+    return f"torch.compile on, CUDA graphs {graphs.lower()}"
+
+
+def _refuse_what_is_not_supported(config: Any) -> None:
+    most = config.scheduler_config.max_num_seqs
+    if most > wire.MAX_STREAMS:
+        raise BankError(f"--max-num-seqs {most} is more than a tap can follow; expected at most {wire.MAX_STREAMS}")
+    if config.parallel_config.prefill_context_parallel_size > 1:
+        raise BankError(
+            "prefill context parallelism splits a request's rows over ranks; supported are tensor, pipeline and data parallelism"
+        )

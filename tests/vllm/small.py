@@ -1,0 +1,150 @@
+"""Small models of many families, each served by vLLM in this process with the tap inside: python -m tests.vllm.small FOLDER CASE…
+
+For each case one JSON line, what was produced and where its scores lie. The reference is computed in another process, since
+vLLM changes some of transformers' classes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+WIDTH = {
+    "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256,
+    "vocab_size": 512, "head_dim": 32, "max_position_embeddings": 512,
+}  # fmt: skip
+GPT2 = {"n_embd": 128, "n_layer": 4, "n_head": 4, "vocab_size": 512, "n_positions": 512}
+LAYERS = (0, 2, 3)  # of four: the first, the last and one between
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family by its name in transformers, and how vLLM serves it."""
+
+    family: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    mode: str = "compiled"
+    tokens: int = 12
+    choices: int = 1
+
+
+CASES = {
+    **{name: Case(name) for name in ("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi", "phi3", "gpt2", "olmo2")},
+    "traced": Case("llama", mode="traced"),
+    "traced_gpt2": Case("gpt2", mode="traced"),
+    "choices": Case("llama", choices=3),
+    "chunked": Case("llama", {"max_num_batched_tokens": 16, "enable_chunked_prefill": True}),
+    "speculative": Case("llama", {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}}, tokens=40),
+}  # fmt: skip
+
+
+def bank_for(model: Any, folder: Path) -> None:
+    """Random directions with the card of the shipped bank, changed to the model."""
+    from monitor.config import BANKS
+    from probes.bank import ARRAYS, CARD, Bank, config_hash
+
+    shipped = Bank.load(BANKS / "smollm2-135m-instruct")
+    width = model.config.hidden_size
+    directions = np.random.default_rng(0).standard_normal((len(LAYERS), width)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    raw = Bank.pack(directions, directions)
+    import hashlib
+
+    probes = [
+        card.model_copy(update={"layer": layer, "neutral_mean": 0.0, "neutral_std": 0.1})
+        for card, layer in zip(shipped.card.probes, LAYERS, strict=False)
+    ]
+    text = model.config.get_text_config()
+    about = shipped.card.model.model_copy(update={
+        "name": folder.name, "width": width, "layers": text.num_hidden_layers, "config_hash": config_hash(text.to_dict()),
+    })  # fmt: skip
+    card = shipped.card.model_copy(update={"model": about, "probes": probes, "arrays_sha256": hashlib.sha256(raw).hexdigest()})
+    folder.mkdir()
+    (folder / ARRAYS).write_bytes(raw)
+    (folder / CARD).write_text(card.model_dump_json())
+
+
+def make(case: Case, folder: Path) -> None:
+    """A random model of the family with its bank, on disk."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = AutoConfig.for_model(case.family, **(GPT2 if case.family == "gpt2" else WIDTH), **special)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(folder / "model")
+    bank_for(model, folder / "bank")
+
+
+def run(name: str, folder: Path) -> dict[str, Any]:
+    from vllm import LLM, SamplingParams
+
+    from monitor.tap.recorder import Recorder
+
+    case = CASES[name]
+    folder.mkdir(parents=True)
+    make(case, folder)
+    socket = Path(f"/tmp/barograph-{os.getpid()}-{name}.sock")
+    recorder = Recorder(socket)
+    settings = {
+        "socket": str(socket),
+        "engine": {"model": str(folder / "model")},
+        "tap": {"bank": str(folder / "bank"), "probes": "all", "mode": case.mode},
+    }
+    (folder / "barograph.yaml").write_text(yaml.safe_dump(settings))
+    os.environ["BAROGRAPH_CONFIG"] = str(folder / "barograph.yaml")
+    try:
+        llm = LLM(
+            str(folder / "model"), skip_tokenizer_init=True, enforce_eager=True, dtype="float32", max_model_len=256, max_num_seqs=8,
+            disable_log_stats=True, **{"max_num_batched_tokens": 256, **case.arguments},
+        )  # fmt: skip
+        chance = np.random.default_rng(1)
+        prompts = [chance.integers(3, 512, int(length)).tolist() * 2 for length in chance.integers(4, 30, 12)]
+        sampling = SamplingParams(
+            max_tokens=case.tokens, temperature=0 if case.choices == 1 else 1, n=case.choices, detokenize=False, ignore_eos=True
+        )
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = [
+            each for _ in range(2) for each in llm.generate(asked, sampling, use_tqdm=False)
+        ]  # the second time from the prefix cache
+        tap = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.barograph
+        tap.sender.close()
+    finally:
+        recorder.close()
+        socket.unlink(missing_ok=True)
+    np.savez(folder / "streams.npz", **{f"{key[0]}#{key[1]}": recorder.array(key) for key in recorder.scores})
+    produced = [(list(output.prompt_token_ids), list(choice.token_ids)) for output in outputs for choice in output.outputs]
+    return {
+        "case": name, "produced": produced, "failed": recorder.failed, "engine": recorder.hellos[0].engine, "unknown": recorder.unknown,
+        "ordered": all(recorder.positions(key) == list(range(len(recorder.scores[key]))) for key in recorder.scores),
+    }  # fmt: skip
+
+
+def main() -> None:
+    os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR")
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    folder, *names = sys.argv[1:]
+    for name in names or CASES:
+        try:
+            found = run(name, Path(folder) / name)
+        except Exception as error:
+            traceback.print_exc()
+            found = {"case": name, "error": f"{type(error).__name__}: {error}"}
+        print("RESULT " + json.dumps(found), flush=True)
+        gc.collect()  # tap and runner know each other
+        cleanup_dist_env_and_memory()
+
+
+if __name__ == "__main__":
+    main()
