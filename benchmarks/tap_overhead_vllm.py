@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.banks import random_bank
 from benchmarks.drain import Drain
 from benchmarks.pairs import interval, ratios
 from benchmarks.report import emit
 from monitor.engine.vllm_plugin import version
 from monitor.engine.vllm_process import Reply, VllmProcess
+from tests.banks import random_bank
 from tests.stack import free_port
 
 PROMPT = "Write a long story about a lighthouse keeper and the sea."
@@ -83,7 +83,7 @@ def run(pairs: int, mode: str) -> None:
         with Drain(folder / "tap.sock"), server(folder, None, mode) as plain:
             for layers, chosen in LAYERS.items():
                 for probes in PROBES:
-                    bank = random_bank(folder / f"bank-{probes}-{layers}", probes, chosen)
+                    bank = random_bank(folder / f"bank-{probes}-{layers}", chosen, probes)
                     with server(folder, bank, mode) as tapped:
                         found[f"probes_{probes}_layers_{layers}"] = {
                             f"streams_{streams}": asyncio.run(measure(plain, tapped, streams, pairs)) for streams in STREAMS

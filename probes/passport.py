@@ -13,7 +13,7 @@ class Passport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: str = Field("", description="fingerprint of the weights, adapter merged in")
+    weights: str = Field("", description="fingerprint of the weights, adapter merged in; 'vllm:…' as vLLM lays them out")
     dtype: str = ""
     quantisation: str = ""
     kv_dtype: str = ""
@@ -21,11 +21,15 @@ class Passport(BaseModel):
     adapter: str = ""
 
     def differences(self, other: Passport) -> dict[str, tuple[str, str]]:
-        """Fields that both know and that differ: {field: (here, there)}. An engine's version counts, its build does not."""
+        """Fields that both know and that differ: {field: (here, there)}. An engine's version counts, its build does not.
+
+        Fingerprints of weights that are laid out in different ways say nothing about each other.
+        """
         found = {}
         for field in type(self).model_fields:
             here, there = getattr(self, field), getattr(other, field)
-            if here and there and here != there:
+            comparable = field != "weights" or here.rpartition(":")[0] == there.rpartition(":")[0]
+            if here and there and here != there and comparable:
                 found[field] = (here, there)
         return found
 
@@ -44,8 +48,12 @@ class Passport(BaseModel):
 
 def fingerprint(model: Any) -> str:
     """Hash of 64 values of every weight: tells a fine-tune or a merged adapter from the original in milliseconds."""
+    import torch  # the sidecar, which reads passports, never loads it
+
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
+        if weight.layout is not torch.strided:  # packed for a processor's kernels
+            continue
         flat = weight.detach().reshape(-1)
         step = max(1, flat.numel() // 64)
         digest.update(name.encode())

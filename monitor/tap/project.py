@@ -18,6 +18,8 @@ def project(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.T
     try:
         state = hidden.float() if residual is None else hidden.float() + residual.float()
         state = state.reshape(-1, state.shape[-1])
+        if len(state) > len(scores):  # torch would write them elsewhere, and say nothing
+            raise ValueError(f"a step of {len(state)} tokens; expected at most {len(scores)}")
         torch.addmm(bias, state, weight, out=scores[: len(state)])
     except Exception as error:
         failures.append(f"{type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ from monitor.tap.requests import Requests, Step
 from monitor.tap.sender import Sender
 from probes.bank import Bank, BankError, config_hash
 from probes.nn import VERSION
-from probes.passport import Passport
+from probes.passport import Passport, fingerprint
 
 log = logging.getLogger("barograph.tap")
 
@@ -60,7 +60,7 @@ class VllmTap:
         dtype = str(config.model_config.dtype).removeprefix("torch.")
         cache = config.cache_config.cache_dtype
         passport = Passport(
-            weights="",  # fused in vLLM, so a fingerprint of them is not the checkpoint's
+            weights=f"vllm:{fingerprint(runner.get_model())}",  # fused, so not comparable with the checkpoint's
             dtype=dtype,
             quantisation=str(config.model_config.quantization or "none"),
             kv_dtype=dtype if cache == "auto" else str(cache),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,9 +18,11 @@ from monitor.audit.ledger import Ledger
 from monitor.drift import Drift
 from monitor.errors import WireError
 from monitor.pipeline import Pipeline, Source
+from monitor.proof import Finding, Proof
 from monitor.sinks.prometheus import Metrics
 from monitor.streams import HISTORY, StreamTable
 from probes.bank import Bank
+from probes.passport import Passport
 from rules.engine import RuleEngine
 
 RULES = "rules:\n- {rule: high, desc: d, when: panic.last > 3, do: halt, mode: armed}\n- {rule: look, desc: d, when: panic.last > 2, do: alert, mode: shadow}\n"
@@ -170,6 +173,17 @@ def test_a_failing_rule_engine_never_lets_a_token_count_as_judged(rig: Rig, monk
     with pytest.raises(RuntimeError):
         rig.frame([(0, 1, 0)])
     assert rig.pipeline.streams.judged[ticket.streams[0].slot] == 1
+
+
+def test_a_proof_keeps_thresholds_from_being_stale_on_what_it_was_made_on(rig: Rig) -> None:
+    running = Passport(weights="vllm:1", dtype="bfloat16", engine="vllm 0.32.0")
+    hello = msgspec.structs.replace(rig.hello, passport=running.model_dump())
+    finding = Finding(what="scores fire", ok=True, text="")
+    assert "engine" in rig.pipeline.connect(hello).stale
+    rig.pipeline.proof = Proof(bank=rig.pipeline.bank.digest, passport=running, engine="", machine="", time="", findings=(finding,))
+    assert rig.pipeline.connect(hello).stale == []
+    other = running.model_copy(update={"weights": "vllm:2"})
+    assert "engine" in rig.pipeline.connect(msgspec.structs.replace(hello, passport=other.model_dump())).stale
 
 
 def test_another_bank_is_refused(rig: Rig) -> None:

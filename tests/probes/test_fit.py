@@ -213,3 +213,5 @@ def test_unknown_probes_cannot_be_selected(made: Bank) -> None:
 def test_passports_differ_only_where_both_know() -> None:
     a, b = Passport(dtype="bfloat16", engine="x 1"), Passport(dtype="int8")
     assert a.differences(b) == {"dtype": ("bfloat16", "int8")}
+    assert Passport(weights="1").differences(Passport(weights="vllm:2")) == {}
+    assert Passport(weights="vllm:1").differences(Passport(weights="vllm:2")) == {"weights": ("vllm:1", "vllm:2")}

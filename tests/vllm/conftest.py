@@ -22,34 +22,12 @@ ROOM = (
     "--dtype", "float32", "--max-model-len", "512", "--max-num-batched-tokens", "128", "--max-num-seqs", "48", "--block-size", "32",
     "--num-gpu-blocks-override", "20",
 )  # fmt: skip
-WORDS = [
-    "the",
-    "storm",
-    "took",
-    "our",
-    "roof",
-    "and",
-    "nobody",
-    "came",
-    "so",
-    "we",
-    "walked",
-    "through",
-    "rain",
-    "until",
-    "morning",
-    "while",
-    "he",
-    "counted",
-    "what",
-    "was",
-    "left",
-]
+STORY = "the storm took our roof and nobody came so we walked through rain until morning while he counted what was left"
 
 
 def prompts(count: int, longest: int, seed: int) -> list[str]:
     chance = random.Random(seed)
-    return [" ".join(chance.choices(WORDS, k=chance.randint(3, longest))) for _ in range(count)]
+    return [" ".join(chance.choices(STORY.split(), k=chance.randint(3, longest))) for _ in range(count)]
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tests.banks import random_bank
+
 WIDTH = {
     "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256,
     "vocab_size": 512, "head_dim": 32, "max_position_embeddings": 512,
@@ -47,32 +49,6 @@ CASES = {
 }  # fmt: skip
 
 
-def bank_for(model: Any, folder: Path) -> None:
-    """Random directions with the card of the shipped bank, changed to the model."""
-    from monitor.config import BANKS
-    from probes.bank import ARRAYS, CARD, Bank, config_hash
-
-    shipped = Bank.load(BANKS / "smollm2-135m-instruct")
-    width = model.config.hidden_size
-    directions = np.random.default_rng(0).standard_normal((len(LAYERS), width)).astype(np.float32)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    raw = Bank.pack(directions, directions)
-    import hashlib
-
-    probes = [
-        card.model_copy(update={"layer": layer, "neutral_mean": 0.0, "neutral_std": 0.1})
-        for card, layer in zip(shipped.card.probes, LAYERS, strict=False)
-    ]
-    text = model.config.get_text_config()
-    about = shipped.card.model.model_copy(update={
-        "name": folder.name, "width": width, "layers": text.num_hidden_layers, "config_hash": config_hash(text.to_dict()),
-    })  # fmt: skip
-    card = shipped.card.model_copy(update={"model": about, "probes": probes, "arrays_sha256": hashlib.sha256(raw).hexdigest()})
-    folder.mkdir()
-    (folder / ARRAYS).write_bytes(raw)
-    (folder / CARD).write_text(card.model_dump_json())
-
-
 def make(case: Case, folder: Path) -> None:
     """A random model of the family with its bank, on disk."""
     import torch
@@ -83,7 +59,7 @@ def make(case: Case, folder: Path) -> None:
     config = AutoConfig.for_model(case.family, **(GPT2 if case.family == "gpt2" else WIDTH), **special)
     model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder / "model")
-    bank_for(model, folder / "bank")
+    random_bank(folder / "bank", LAYERS, config=model.config)
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
