@@ -48,6 +48,25 @@ def test_swapped_batchmates_are_caught(reference: dict[tuple[str, int], np.ndarr
     assert not verify.unmixed(swapped, reference).ok
 
 
+def test_replies_may_part_only_where_two_tokens_are_as_good_as_equal() -> None:
+    def reply(*tokens: int) -> Reply:
+        return Reply([1, 2], list(tokens), True, [])
+
+    asked = []
+
+    def gap(context: list[int], first: int, second: int) -> float:
+        asked.append((context, first, second))
+        return 0.2
+
+    with_tap, without = {KEYS[0]: reply(5, 6, 7)}, {KEYS[0]: reply(5, 8, 9)}
+    assert verify.unchanged(with_tap, with_tap, gap, "float32").ok
+    assert asked == []
+    assert verify.unchanged(with_tap, without, gap, "bfloat16").ok
+    assert asked == [([1, 2, 5], 6, 8)]
+    assert not verify.unchanged(with_tap, without, gap, "float32").ok
+    assert not verify.unchanged(with_tap, {KEYS[0]: reply(5, 6)}, gap, "bfloat16").ok  # one ended earlier
+
+
 def test_cost_is_judged_by_pairs_of_rounds() -> None:
     rounds = [(on, 0.010 * (1 + i)) for i, on in enumerate([True, False, False, True] * 3)]
     same = [(on, 0.010) for on, _ in rounds]
