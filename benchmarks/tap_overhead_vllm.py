@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ SERVER = ("--max-model-len", "512", "--max-num-seqs", "32")
 ORDER = (True, False, False, True)
 
 
-def server(folder: Path, bank: Path | None, mode: str) -> VllmProcess:
+def server(folder: Path, bank: Path | None, mode: str, more: Mapping[str, str] | None = None) -> VllmProcess:
+    """vLLM with a bank's tap, or without one; `more` goes into its environment."""
     port = free_port()
     tap = {"enabled": False} if bank is None else {"bank": str(bank), "probes": "all", "mode": mode}
     path = folder / f"{port}.yaml"
@@ -43,6 +45,7 @@ def server(folder: Path, bank: Path | None, mode: str) -> VllmProcess:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CACHE_ROOT": str(folder / "cache"),
+        **(more or {}),
     }
     eager = ["--enforce-eager"] if mode == "traced" else []
     return VllmProcess(path, port, folder / f"{port}.log", ["smollm2", *SERVER, *eager], environment)
@@ -53,7 +56,8 @@ def step_s(replies: list[Reply]) -> float:
     return statistics.median((reply.times[-1] - reply.times[0]) / (len(reply.tokens) - 1) for reply in replies)
 
 
-async def measure(plain: VllmProcess, tapped: VllmProcess, streams: int, pairs: int) -> dict[str, Any]:
+async def compare(plain: VllmProcess, tapped: VllmProcess, streams: int, pairs: int) -> dict[str, Any]:
+    """Speed with the tap over without, in neighbouring rounds, and what a client waits for on both sides."""
     timed: list[tuple[bool, float]] = []
     seen: dict[bool, list[Reply]] = {True: [], False: []}
     for turn in range(-2, 2 * pairs):
@@ -86,7 +90,7 @@ def run(pairs: int, mode: str) -> None:
                     bank = random_bank(folder / f"bank-{probes}-{layers}", chosen, probes)
                     with server(folder, bank, mode) as tapped:
                         found[f"probes_{probes}_layers_{layers}"] = {
-                            f"streams_{streams}": asyncio.run(measure(plain, tapped, streams, pairs)) for streams in STREAMS
+                            f"streams_{streams}": asyncio.run(compare(plain, tapped, streams, pairs)) for streams in STREAMS
                         }
                     print(found, flush=True)
     emit(

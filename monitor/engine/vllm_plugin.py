@@ -48,23 +48,28 @@ def register() -> None:
 
 def _config_of_this_rank() -> Config | None:
     """None where there is nothing to tap."""
-    from vllm.distributed.parallel_state import get_pp_group, get_tensor_model_parallel_rank
+    from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
 
     from monitor.config import Config
 
     config = Config.load(Path(os.environ[CONFIG]))
-    # Each rank of a tensor-parallel group has the whole residual stream; tokens are sampled on the last pipeline rank.
-    here = get_tensor_model_parallel_rank() == 0 and get_pp_group().is_last_rank
-    return config if config.tap.enabled and here else None
+    # Each rank of a tensor-parallel group has the whole residual stream, so one of them is enough.
+    return config if config.tap.enabled and get_tensor_model_parallel_rank() == 0 else None
 
 
 def tap(worker: Any, config: Config) -> None:
     """The tap on one worker, between loading and compiling. A configuration that cannot work ends the start."""
-    from monitor.tap.vllm import VllmTap
+    from vllm.distributed.parallel_state import get_pp_group
 
-    worker.barograph = VllmTap(worker.model_runner, config.load_bank(), config.socket, config.model_name(), version())
-    names = worker.barograph.bank.names
-    log.info("barograph (%s) scores %s on layers %s", config.tap.mode, ", ".join(names[:8]), sorted(set(worker.barograph.bank.layers)))
+    from monitor.tap.vllm import VllmTap, owned
+
+    bank, last = config.load_bank(), get_pp_group().is_last_rank
+    layers = sorted(set(bank.layers))
+    if not owned(worker.model_runner, layers):
+        log.info("barograph leaves layers %s to another pipeline rank", layers)
+        return
+    worker.barograph = VllmTap(worker.model_runner, bank, config.socket, config.model_name(), version(), last)
+    log.info("barograph (%s) scores %s on layers %s", config.tap.mode, ", ".join(bank.names[:8]), layers)
 
 
 def version() -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 # Why projections failed in this process. An exception inside a compiled graph would end the engine, so it lands here.
 failures: list[str] = []
@@ -47,3 +52,22 @@ class Reader(torch.nn.Module):
             project(output, None, self.weight, self.bias, self.scores)
         else:
             project(output[0], output[1] if len(output) > 1 else None, self.weight, self.bias, self.scores)
+
+
+def collect(readers: Sequence[Reader], rows: NDArray[np.int64]) -> tuple[torch.Tensor, Any]:
+    """Scores [m, k] of rows [m] of the last step, all readers' columns side by side, on their way to the host.
+
+    On a device nothing is waited for: the second value is the event after which they are there. On a CPU it is None.
+    """
+    device = readers[0].scores.device
+    index = torch.from_numpy(rows)
+    if device.type != "cpu":
+        index = index.pin_memory().to(device, non_blocking=True)
+    picked = torch.cat([reader.scores.index_select(0, index) for reader in readers], dim=1)
+    if device.type == "cpu":
+        return picked, None
+    host = torch.empty(picked.shape, dtype=picked.dtype, pin_memory=True)
+    host.copy_(picked, non_blocking=True)
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return host, event

@@ -26,7 +26,7 @@ class Recorder:
         self.failed: list[str] = []
         self.dropped = 0
         self.unknown = 0  # rows of a stream that was never announced
-        self._path = path
+        self.path = path
         self._connections: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
@@ -39,7 +39,7 @@ class Recorder:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)  # wakes its thread, which a close alone does not
             each.close()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def positions(self, key: Key) -> list[int]:
         return [position for position, _ in self.scores[key]]

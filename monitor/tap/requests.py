@@ -120,6 +120,16 @@ class Requests:
         positions = computed[owner] + rows - starts[:-1][owner] + 1 - self._prompt[slots[owner]]
         return Step(rows, owner, order, positions, self._stream[slots[owner]], n)
 
+    def due(self, step: Step) -> NDArray[np.intp]:
+        """Which candidates of a step will become tokens, where nobody says what was sampled: the next token of each reply.
+
+        Holds for a scheduler that neither guesses nor runs ahead of the tokens. After a preemption the same rows come again.
+        """
+        slots = self._slots(step.streams)
+        kept = np.flatnonzero((step.streams >= 0) & (step.positions == self._made[slots]) & (step.positions < self._limit[slots]))
+        self._made[slots[kept]] += 1
+        return kept
+
     def settle(self, step: Step, sampled: Sequence[Sequence[int]]) -> NDArray[np.intp]:
         """Which candidates of a step became tokens of a reply; sampled[i] are the tokens that the request at place i got.
 
@@ -130,8 +140,7 @@ class Requests:
         tokens = np.fromiter(chain.from_iterable(sampled), np.int64, int(counts.sum()))
         kept = np.flatnonzero((step.order < counts[step.owner]) & (step.streams >= 0))
         owner, order = step.owner[kept], step.order[kept]
-        streams = step.streams[kept].tolist()
-        slots = np.fromiter(map(self._slot_of_stream.get, streams, [len(self._made) - 1] * len(streams)), np.int64, len(streams))
+        slots = self._slots(step.streams[kept])
         chosen = tokens[(np.cumsum(counts) - counts)[owner] + order]
         ends = (chosen[:, None] == self._stops[slots]).any(axis=1)
         stop = np.full(step.requests, np.iinfo(np.int64).max)
@@ -141,3 +150,8 @@ class Requests:
         np.maximum.at(self._made, slots, step.positions[kept] + 1)
         self._limit[slots[ends]] = 0
         return kept
+
+    def _slots(self, streams: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places of streams; that of nobody for one that is over or unknown."""
+        nobody = len(self._made) - 1
+        return np.fromiter(map(self._slot_of_stream.get, streams.tolist(), [nobody] * len(streams)), np.int64, len(streams))

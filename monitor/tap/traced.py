@@ -27,6 +27,8 @@ def prepare(runner: Any) -> None:
         raise BankError(f"tap.mode traced needs --enforce-eager, or {GRAPHS}=1 on a GPU; with graphs as they are, use tap.mode compiled")
     if config.speculative_config is not None:
         raise BankError("tap.mode traced does not follow speculative decoding; supported by tap.mode compiled")
+    if config.parallel_config.pipeline_parallel_size > 1:
+        raise BankError("tap.mode traced does not follow pipeline parallelism; supported by tap.mode compiled")
     runner.__class__ = type("TracedRunner", (_Tapped, vllm_runner(), base), {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,21 @@ class VllmTap:
     host their scores leave in one send. The runner is seen through two of its methods: `execute_model`, which runs a step, and
     `sample_tokens`, which says how many tokens each request got.
 
+    `last`: whether tokens are sampled on this pipeline rank. On an earlier one nobody says which were, so scores leave with the
+    step, for the next token of each reply.
+
     An exception in here never breaks a generation: the tap disarms, logs once, and tells the sidecar.
     """
 
-    def __init__(self, runner: Any, bank: Bank, socket: Path, name: str, version: str) -> None:
+    def __init__(self, runner: Any, bank: Bank, socket: Path, name: str, version: str, last: bool = True) -> None:
         config = runner.vllm_config
-        mode = traced if traced.is_traced(runner) else compiled
-        _refuse_what_is_not_supported(config)
+        mode = _mode(runner)
+        _refuse_what_is_not_supported(config, last)
         text = config.model_config.hf_text_config
-        layers = mode.decoder_layers(runner)
-        bank.check_model(name, text.hidden_size, len(layers), config_hash(text.to_dict()))
-        absent = [layer for layer in sorted(set(bank.layers)) if not any(True for _ in layers[layer].parameters())]
-        if absent:
-            raise BankError(f"layers {absent} are on another pipeline rank; expected all tapped layers on the last one")
+        bank.check_model(name, text.hidden_size, len(mode.decoder_layers(runner)), config_hash(text.to_dict()))
+        here = owned(runner, bank.layers)
+        if here != sorted(set(bank.layers)):
+            raise BankError(f"this pipeline rank has only layers {here} of the tapped {sorted(set(bank.layers))}; expected all on one rank")
         self.bank = bank
         self.failed = ""
         project.failures.clear()
@@ -56,7 +59,9 @@ class VllmTap:
         mode.install(runner, readers)
         self._readers = list(readers.values())
         self._execute, self._sample = runner.execute_model, runner.sample_tokens
-        runner.execute_model, runner.sample_tokens = self._execute_model, self._sample_tokens
+        runner.execute_model = self._execute_model if last else self._execute_early
+        if last:
+            runner.sample_tokens = self._sample_tokens
         dtype = str(config.model_config.dtype).removeprefix("torch.")
         cache = config.cache_config.cache_dtype
         passport = Passport(
@@ -83,6 +88,13 @@ class VllmTap:
                 self._take(scheduled)
             except Exception as error:
                 self._disarm(error)
+        return result
+
+    def _execute_early(self, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+        result = self._execute_model(scheduled, *args, **kwargs)
+        step, self._step = self._step, None
+        if step is not None:
+            self._send(step, None)
         return result
 
     def _sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
@@ -113,23 +125,11 @@ class VllmTap:
                     self.sender.begin(begin)
         if project.failures:
             raise RuntimeError(project.failures[0])
-        state = self._runner.execute_model_state
-        if state is None:  # nothing was scheduled
+        if not scheduled.total_num_scheduled_tokens:
             self._step = None
             return
-        step = self._requests.step(*_batch(self._runner, state, scheduled))
-        rows = torch.from_numpy(step.rows)
-        device = self._runner.device
-        if device.type != "cpu":
-            rows = rows.pin_memory().to(device, non_blocking=True)
-        picked = torch.cat([reader.scores.index_select(0, rows) for reader in self._readers], dim=1)
-        event = None
-        if device.type != "cpu":
-            host = torch.empty(picked.shape, dtype=picked.dtype, pin_memory=True)
-            host.copy_(picked, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-            picked = host
+        step = self._requests.step(*_batch(self._runner, scheduled))
+        picked, event = project.collect(self._readers, step.rows)
         self._step = (step, picked, event)
 
     def _begin(self, new: Any) -> wire.Begin | None:
@@ -139,13 +139,13 @@ class VllmTap:
         stops = [token for token in (sampling.eos_token_id, *(sampling.stop_token_ids or ())) if token is not None]
         return self._requests.begin(new.req_id, prompt, min(most, sampling.max_tokens or most), stops)
 
-    def _send(self, taken: tuple[Step, torch.Tensor, Any], sampled: list[list[int]]) -> None:
-        """The sampled tokens are on the host: send the scores of those that stand."""
+    def _send(self, taken: tuple[Step, torch.Tensor, Any], sampled: list[list[int]] | None) -> None:
+        """The sampled tokens are on the host, or known to come: send the scores of those that stand."""
         try:
             step, scores, event = taken
             if event is not None:
                 event.synchronize()
-            kept = self._requests.settle(step, sampled)
+            kept = self._requests.due(step) if sampled is None else self._requests.settle(step, sampled)
             if len(kept):
                 streams, positions = step.streams[kept], step.positions[kept]
                 self.sender.scores(streams.astype("<u4"), positions.astype("<u4"), scores.numpy()[kept][:, self._order])
@@ -173,11 +173,26 @@ def _readers(bank: Bank, rows: int, device: torch.device) -> tuple[dict[int, pro
     return readers, np.argsort(np.argsort(of_layer, kind="stable"), kind="stable")
 
 
+def _mode(runner: Any) -> Any:
+    """The module of the tap mode that the runner was prepared for."""
+    return traced if traced.is_traced(runner) else compiled
+
+
+def owned(runner: Any, layers: Iterable[int]) -> list[int]:
+    """Those of `layers` that this pipeline rank has; in the others' place vLLM puts modules without parameters.
+
+    Raises LayersError for an unknown family. A layer that no rank has is not left out: `Bank.check_model` refuses it.
+    """
+    decoder = _mode(runner).decoder_layers(runner)
+    return [i for i in sorted(set(layers)) if i >= len(decoder) or any(True for _ in decoder[i].parameters())]
+
+
 Batch = tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]
 
 
-def _batch(runner: Any, state: Any, scheduled: Any) -> Batch:
+def _batch(runner: Any, scheduled: Any) -> Batch:
     """Request ids in the order of their rows, where each one's rows begin, tokens computed before, and drafts, of either runner."""
+    state = runner.execute_model_state
     if hasattr(state, "input_batch"):  # V2
         batch = state.input_batch
         drafts = batch.num_draft_tokens_per_req
@@ -203,11 +218,16 @@ def _graphs(config: Any) -> str:
     return f"torch.compile on, CUDA graphs {graphs.lower()}"
 
 
-def _refuse_what_is_not_supported(config: Any) -> None:
+def _refuse_what_is_not_supported(config: Any, last: bool) -> None:
     most = config.scheduler_config.max_num_seqs
     if most > wire.MAX_STREAMS:
         raise BankError(f"--max-num-seqs {most} is more than a tap can follow; expected at most {wire.MAX_STREAMS}")
     if config.parallel_config.prefill_context_parallel_size > 1:
         raise BankError(
             "prefill context parallelism splits a request's rows over ranks; supported are tensor, pipeline and data parallelism"
+        )
+    if not last and (config.speculative_config is not None or config.scheduler_config.async_scheduling):
+        raise BankError(
+            "an earlier pipeline rank does not hear which guesses stand; supported there are neither speculative decoding nor asynchronous "
+            "scheduling (--no-async-scheduling), or probes on layers of the last rank"
         )

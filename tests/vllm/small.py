@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import sys
+import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +38,12 @@ class Case:
     mode: str = "compiled"
     tokens: int = 12
     choices: int = 1
+    layers: tuple[int, ...] = LAYERS
+    lora: bool = False
 
 
+# An eager vLLM on CPU never makes the buffers that a later pipeline rank receives into; a compiled one does.
+PIPELINE = {"pipeline_parallel_size": 2, "enforce_eager": False}
 CASES = {
     **{name: Case(name) for name in ("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi", "phi3", "gpt2", "olmo2")},
     "traced": Case("llama", mode="traced"),
@@ -46,6 +51,12 @@ CASES = {
     "choices": Case("llama", choices=3),
     "chunked": Case("llama", {"max_num_batched_tokens": 16, "enable_chunked_prefill": True}),
     "speculative": Case("llama", {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}}, tokens=40),
+    "lora": Case("llama", {"enable_lora": True, "max_lora_rank": 8}, lora=True),
+    "traced_tensor": Case("llama", {"tensor_parallel_size": 2}, mode="traced"),
+    "tensor": Case("llama", {"tensor_parallel_size": 2}),
+    "pipeline_first": Case("llama", {**PIPELINE}, layers=(0, 1)),
+    "pipeline_last": Case("llama", {**PIPELINE}, layers=(2, 3)),
+    "pipeline_chunked": Case("llama", {**PIPELINE, "max_num_batched_tokens": 16}, layers=(1,)),
 }  # fmt: skip
 
 
@@ -59,11 +70,39 @@ def make(case: Case, folder: Path) -> None:
     config = AutoConfig.for_model(case.family, **(GPT2 if case.family == "gpt2" else WIDTH), **special)
     model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(folder / "model")
-    random_bank(folder / "bank", LAYERS, config=model.config)
+    random_bank(folder / "bank", case.layers, config=model.config)
+    if case.lora:
+        adapt(model, folder)
+
+
+def adapt(model: Any, folder: Path) -> None:
+    """A random adapter on the attention, as PEFT writes one, and the model with it merged in for the reference."""
+    import torch
+    from safetensors.torch import save_file
+
+    rank, targets = 8, ("q_proj", "v_proj", "o_proj")
+    tensors = {}
+    for name, module in model.named_modules():
+        if name.endswith(targets):
+            down, up = torch.randn(rank, module.in_features) * 0.1, torch.randn(module.out_features, rank) * 0.1
+            tensors |= {f"base_model.model.{name}.lora_A.weight": down, f"base_model.model.{name}.lora_B.weight": up}
+            module.weight.data += up @ down  # lora_alpha is the rank, so the scale is 1
+    (folder / "adapter").mkdir()
+    save_file(tensors, folder / "adapter" / "adapter_model.safetensors")
+    about = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": targets,
+        "base_model_name_or_path": str(folder / "model"),
+    }
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(about))
+    model.save_pretrained(folder / "merged")
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
 
     from monitor.tap.recorder import Recorder
 
@@ -81,8 +120,8 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     os.environ["BAROGRAPH_CONFIG"] = str(folder / "barograph.yaml")
     try:
         llm = LLM(
-            str(folder / "model"), skip_tokenizer_init=True, enforce_eager=True, dtype="float32", max_model_len=256, max_num_seqs=8,
-            disable_log_stats=True, **{"max_num_batched_tokens": 256, **case.arguments},
+            str(folder / "model"), skip_tokenizer_init=True, dtype="float32", max_model_len=256, max_num_seqs=8, disable_log_stats=True,
+            **{"enforce_eager": True, "max_num_batched_tokens": 256, **case.arguments},
         )  # fmt: skip
         chance = np.random.default_rng(1)
         prompts = [chance.integers(3, 512, int(length)).tolist() * 2 for length in chance.integers(4, 30, 12)]
@@ -90,16 +129,22 @@ def run(name: str, folder: Path) -> dict[str, Any]:
             max_tokens=case.tokens, temperature=0 if case.choices == 1 else 1, n=case.choices, detokenize=False, ignore_eos=True
         )
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = [
-            each for _ in range(2) for each in llm.generate(asked, sampling, use_tqdm=False)
-        ]  # the second time from the prefix cache
-        tap = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.barograph
-        tap.sender.close()
+        # The second time from the prefix cache, or with the adapter.
+        adapter = LoRARequest("random", 1, str(folder / "adapter")) if case.lora else None
+        outputs = [llm.generate(asked, sampling, use_tqdm=False, lora_request=each) for each in (None, adapter)]
+        produced = [
+            (which, list(output.prompt_token_ids), list(choice.token_ids))
+            for which, found in zip(("model", "merged" if case.lora else "model"), outputs, strict=True)
+            for output in found
+            for choice in output.outputs
+        ]
+        deadline = time.monotonic() + 10
+        while sum(map(len, list(recorder.scores.values()))) < sum(len(tokens) for *_, tokens in produced) and time.monotonic() < deadline:
+            time.sleep(0.01)
     finally:
         recorder.close()
         socket.unlink(missing_ok=True)
     np.savez(folder / "streams.npz", **{f"{key[0]}#{key[1]}": recorder.array(key) for key in recorder.scores})
-    produced = [(list(output.prompt_token_ids), list(choice.token_ids)) for output in outputs for choice in output.outputs]
     return {
         "case": name, "produced": produced, "failed": recorder.failed, "engine": recorder.hellos[0].engine, "unknown": recorder.unknown,
         "ordered": all(recorder.positions(key) == list(range(len(recorder.scores[key]))) for key in recorder.scores),
@@ -107,10 +152,13 @@ def run(name: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR")
+    folder, *names = sys.argv[1:]
+    os.environ.update(
+        VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR",
+        VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS="1", VLLM_CACHE_ROOT=f"{folder}/cache",  # ranks share the cores of one node
+    )  # fmt: skip
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    folder, *names = sys.argv[1:]
     for name in names or CASES:
         try:
             found = run(name, Path(folder) / name)

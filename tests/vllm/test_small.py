@@ -40,12 +40,15 @@ def test_scores_are_those_of_transformers(name: str, results: tuple[Path, dict[s
     assert result["ordered"]
     assert CASES[name].mode in result["engine"]
     bank = Bank.load(folder / name / "bank")
-    model = NNsight(AutoModelForCausalLM.from_pretrained(folder / name / "model", dtype="float32").eval())
+    models = {
+        which: NNsight(AutoModelForCausalLM.from_pretrained(folder / name / which, dtype="float32").eval())
+        for which in {which for which, *_ in result["produced"]}
+    }
     streams = dict(np.load(folder / name / "streams.npz"))
     spread = float(np.concatenate(list(streams.values())).std())
     assert len(streams) == len(result["produced"])
-    for prompt, produced in result["produced"]:
-        reference = reply_scores(model, bank, prompt + produced, len(prompt))
+    for which, prompt, produced in result["produced"]:
+        reference = reply_scores(models[which], bank, prompt + produced, len(prompt))
         gaps = {key: float(np.abs(scores - reference).max()) for key, scores in streams.items() if scores.shape == reference.shape}
         nearest = min(gaps, key=gaps.__getitem__)
         assert gaps[nearest] < 1e-4 * max(1.0, spread)

@@ -17,7 +17,7 @@ import torch
 
 from monitor import wire
 from monitor.tap import project
-from monitor.tap.vllm import VllmTap, _batch, _graphs
+from monitor.tap.vllm import VllmTap, _batch, _graphs, owned
 from probes.bank import Bank, BankError
 from tests.banks import random_bank
 
@@ -42,7 +42,8 @@ class Runner:
             model_config=SimpleNamespace(
                 hf_text_config=model.config, dtype=torch.float32, quantization=None, max_model_len=256, enforce_eager=False
             ),
-            scheduler_config=SimpleNamespace(max_num_seqs=4, max_num_batched_tokens=64),
+            scheduler_config=SimpleNamespace(max_num_seqs=4, max_num_batched_tokens=64, async_scheduling=False),
+            speculative_config=None,
             compilation_config=SimpleNamespace(max_cudagraph_capture_size=None, mode=3, cudagraph_mode=SimpleNamespace(name="PIECEWISE")),
             cache_config=SimpleNamespace(cache_dtype="auto"),
             parallel_config=SimpleNamespace(prefill_context_parallel_size=1),
@@ -78,7 +79,7 @@ class Runner:
 
 def scheduled(tokens: dict[str, list[int]], computed: list[int], news: Any = (), finished: Any = (), drafts: Any = None) -> SimpleNamespace:
     return SimpleNamespace(
-        tokens=tokens, computed=computed, scheduled_new_reqs=list(news), finished_req_ids=set(finished),
+        tokens=tokens, total_num_scheduled_tokens=sum(map(len, tokens.values())), computed=computed, scheduled_new_reqs=list(news), finished_req_ids=set(finished),
         scheduled_spec_decode_tokens=drafts or {},
     )  # fmt: skip
 
@@ -219,12 +220,12 @@ def test_the_second_model_runner_keeps_its_batch_in_the_state() -> None:
         num_reqs=2, req_ids=["b", "a"], query_start_loc_np=np.array([0, 4, 5, 5], np.int32),
         num_computed_tokens_np=np.array([6, 9, 77], np.int32), num_draft_tokens_per_req=np.array([3, 0], np.int32),
     ))  # fmt: skip
-    requests, starts, computed, drafts = _batch(SimpleNamespace(), state, None)
+    requests, starts, computed, drafts = _batch(SimpleNamespace(execute_model_state=state), None)
     assert (requests, starts.tolist(), computed.tolist()) == (["b", "a"], [0, 4, 5], [6, 9])
     assert drafts is not None
     assert drafts.tolist() == [3, 0]
     state.input_batch.num_draft_tokens_per_req = None
-    assert _batch(SimpleNamespace(), state, None)[3] is None
+    assert _batch(SimpleNamespace(execute_model_state=state), None)[3] is None
 
 
 def test_drafts_of_the_first_model_runner(runner: Runner, tap: VllmTap) -> None:
@@ -249,11 +250,42 @@ def test_what_is_not_supported_ends_the_start(tmp_path: Path, runner: Runner, ba
         VllmTap(runner, bank, tmp_path / "none.sock", "tiny", "0.32.0")
 
 
-def test_a_tapped_layer_of_another_pipeline_rank_ends_the_start(tmp_path: Path, runner: Runner, bank: Bank) -> None:
+def test_layers_on_two_pipeline_ranks_end_the_start(tmp_path: Path, runner: Runner, bank: Bank) -> None:
     """vLLM puts a layer without parameters where another rank has the real one."""
     runner.model.model.layers[1] = torch.nn.Identity()  # type: ignore[index, union-attr]
-    with pytest.raises(BankError, match=r"layers \[1\] are on another pipeline rank; expected all tapped layers on the last one"):
+    assert owned(runner, bank.layers) == [2, 4]
+    with pytest.raises(BankError, match=r"this pipeline rank has only layers \[2, 4\] of the tapped \[1, 2, 4\]; expected all on one rank"):
         VllmTap(runner, bank, tmp_path / "none.sock", "tiny", "0.32.0")
+
+
+def test_an_earlier_pipeline_rank_scores_the_next_token_of_each_reply(tmp_path: Path, runner: Runner, bank: Bank) -> None:
+    """Nobody tells it what was sampled. Its scores leave with the step; what a preemption has it compute again does not."""
+    tap = VllmTap(runner, bank, tmp_path / "none.sock", "tiny", "0.32.0", last=False)
+    sent = Sent(tap)
+    news = [new("a", [5, 6, 7]), new("b", [8, 9, 10, 11])]
+    runner.execute_model(scheduled({"a": [5, 6, 7], "b": [8, 9]}, [0, 0], news))
+    assert sent.places() == [(0, 0)]
+    assert np.allclose(sent.rows[0][2], expected(runner, bank, 2), atol=1e-4)
+    runner.execute_model(scheduled({"b": [10, 11], "a": [20]}, [2, 3]))
+    runner.execute_model(scheduled({"a": [21]}, [4]))
+    runner.execute_model(scheduled({"a": [5, 6, 7, 20]}, [0]))  # preempted, and back in two chunks
+    assert sent.places()[1:] == [(1, 0), (0, 1), (0, 2)]
+    runner.execute_model(scheduled({"a": [21, 22]}, [4]))
+    assert sent.places()[4:] == [(0, 3)]
+    runner.execute_model(scheduled({}, [], finished=["a", "b"]))
+    assert sorted(sent.ended) == [(0, 4), (1, 1)]
+    tap.sender.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "value"), [("scheduler_config", "async_scheduling", True), (None, "speculative_config", "ngram")]
+)
+def test_an_earlier_pipeline_rank_refuses_a_scheduler_that_guesses(
+    tmp_path: Path, runner: Runner, bank: Bank, config: str | None, name: str, value: Any
+) -> None:
+    setattr(getattr(runner.vllm_config, config) if config else runner.vllm_config, name, value)
+    with pytest.raises(BankError, match="an earlier pipeline rank does not hear which guesses stand"):
+        VllmTap(runner, bank, tmp_path / "none.sock", "tiny", "0.32.0", last=False)
 
 
 def test_another_model_than_the_bank_s_ends_the_start(tmp_path: Path, runner: Runner, whole_bank: Bank) -> None:
