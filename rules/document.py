@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 256 << 10  # read in well under a tenth of a second; several hundred rules
 MAX_DEPTH = 32
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Model = TypeVar("Model", bound=BaseModel)
 Path = tuple[str | int, ...]
@@ -22,16 +24,45 @@ class DocumentError(Exception):
     """Where a document is wrong, what was found, and what was expected."""
 
 
+@dataclass(frozen=True)
+class Document(Generic[Model]):
+    """A document that was read, and where each of its values stands."""
+
+    model: Model
+    name: str
+    text: str
+    marks: dict[Path, Mark]  # where a key, or an item of a list, stands
+    values: dict[Path, tuple[int, int, bool]]  # where a plain value begins, and whether a column inside it can be told
+
+    def at(self, path: Path, offset: int = 0) -> str:
+        """`file:line:column` of a value, `offset` characters into it; of the nearest thing around it when it is not in the text."""
+        if path in self.values:
+            line, column, exact = self.values[path]
+            return f"{self.name}:{line}:{column + offset if exact else column}"
+        while path not in self.marks:
+            path = path[:-1]
+        return "{}:{}:{}".format(self.name, *self.marks[path])
+
+
 def parse(text: str, model: type[Model], name: str) -> Model:
     """Read `text` as `model`; `name` is the file's name for messages. Raises DocumentError."""
+    return read(text, model, name).model
+
+
+def read(text: str, model: type[Model], name: str) -> Document[Model]:
+    """Like `parse`, with the places of the values."""
     if len(text) > MAX_BYTES:
         raise DocumentError(f"{name}: {len(text)} characters; expected at most {MAX_BYTES}")
     try:
         # Anchors are refused: nothing here needs them, and nested ones grow without bound (the YAML bomb).
-        for event in yaml.parse(text, yaml.SafeLoader):
+        depth = 0
+        for event in yaml.parse(text, LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise DocumentError(f"{name}:{_at(event.start_mark)}: nested too deeply; expected at most {MAX_DEPTH} levels")
             if isinstance(event, yaml.AliasEvent):
                 raise DocumentError(f"{name}:{_at(event.start_mark)}: aliases (*{event.anchor}) are not supported")
-        loader = yaml.SafeLoader(text)
+        loader = LOADER(text)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         where = _at(error.problem_mark) if error.problem_mark else "1:1"
@@ -41,11 +72,12 @@ def parse(text: str, model: type[Model], name: str) -> Model:
     except RecursionError:
         raise DocumentError(f"{name}: nested too deeply; expected at most {MAX_DEPTH} levels") from None
     marks: dict[Path, Mark] = {(): (1, 1)}
-    data = {} if node is None else _build(loader, node, (), marks, name)
+    values: dict[Path, tuple[int, int, bool]] = {}
+    data = {} if node is None else _build(loader, node, (), marks, values, name)
     if not isinstance(data, dict):
         raise DocumentError(f"{name}:1:1: expected a mapping of {', '.join(model.model_fields)}")
     try:
-        return model.model_validate(data)
+        return Document(model.model_validate(data), name, text, marks, values)
     except ValidationError as error:
         raise DocumentError("; ".join(_explain(item, model, marks, name) for item in error.errors(include_url=False)[:3])) from None
 
@@ -54,9 +86,7 @@ def _at(mark: Any) -> str:
     return f"{mark.line + 1}:{mark.column + 1}"
 
 
-def _build(loader: Any, node: Any, path: Path, marks: dict[Path, Mark], name: str) -> Any:
-    if len(path) > MAX_DEPTH:
-        raise DocumentError(f"{name}:{_at(node.start_mark)}: nested too deeply; expected at most {MAX_DEPTH} levels")
+def _build(loader: Any, node: Any, path: Path, marks: dict[Path, Mark], values: dict[Path, tuple[int, int, bool]], name: str) -> Any:
     marks.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
@@ -67,10 +97,16 @@ def _build(loader: Any, node: Any, path: Path, marks: dict[Path, Mark], name: st
             if key in mapping:
                 raise DocumentError(f"{name}:{_at(key_node.start_mark)}: key '{key}' stands twice")
             marks[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            mapping[key] = _build(loader, value_node, (*path, key), marks, name)
+            mapping[key] = _build(loader, value_node, (*path, key), marks, values, name)
         return mapping
     if isinstance(node, yaml.SequenceNode):
-        return [_build(loader, item, (*path, i), marks, name) for i, item in enumerate(node.value)]
+        return [_build(loader, item, (*path, i), marks, values, name) for i, item in enumerate(node.value)]
+    one_line = node.start_mark.line == node.end_mark.line
+    values[path] = (
+        node.start_mark.line + 1,
+        node.start_mark.column + 1 + (node.style in ("'", '"')),
+        one_line and node.style not in ("|", ">"),
+    )
     try:
         return loader.construct_object(node)
     except (yaml.YAMLError, ValueError, OverflowError):

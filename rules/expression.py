@@ -8,17 +8,21 @@ score into a match, and `a or b` still matches by `b`. A compiled test therefore
 from __future__ import annotations
 
 import ast
-import difflib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from rules.windows import KINDS, MAX_WINDOW, Floats, Signal
+from rules.facts import ProbeFacts
+from rules.nearest import unknown
+from rules.reading import EXPECTED, ExpressionError, Reading
+from rules.signal import Signal
+from rules.windows import Floats
 
 MAX_DEPTH = 40
+MAX_NODES = 2000  # after macros; a condition of a thousand comparisons is no condition
 
 Values = dict[Signal, Floats]
 Compiled = Callable[[Values], Any]
@@ -35,39 +39,40 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: np.true_divide,
 }
-_EXPECTED = "expected comparisons (> >= < <=), + - * /, and, or, not, numbers, and signals such as desperation.ewma(8)"
-
-
-class ExpressionError(Exception):
-    """What is wrong in a condition, at which column, and what was expected."""
 
 
 class Expression:
-    """A compiled condition. Calling it with every signal's values [n] gives a boolean array [n]."""
+    """A compiled condition. Calling it with every signal's values [n] gives a boolean array [n].
 
-    def __init__(self, text: str, probes: tuple[str, ...]) -> None:
+    `macros` are conditions and numbers by name. `thresholds` lists each named threshold, as fpr(0.001), with the value that the card gives it.
+    """
+
+    def __init__(self, text: str, probes: Mapping[str, ProbeFacts], macros: Mapping[str, str] | None = None) -> None:
         self.text = text
         self.signals: list[Signal] = []
+        self.thresholds: dict[str, float] = {}
+        self._macros = macros or {}
         self._probes = probes
-        try:
-            tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            at = getattr(error, "offset", None) or 1
-            raise ExpressionError(f"column {at}: cannot read the condition; {_EXPECTED}") from None
-        kind, self._run = self._compile(tree, 0)
+        self._reading = Reading(tuple(probes))
+        self._nodes = 0
+        kind, self._run = self._compile(parsed(text), 0, ())
         if kind != "bool":
-            raise ExpressionError("column 1: the condition is a number; expected a comparison such as desperation.ewma(8) > 3")
+            raise ExpressionError(1, "the condition is a number; expected a comparison such as desperation.ewma(8) > 3")
 
     def __call__(self, values: Values) -> Any:
         with np.errstate(all="ignore"):  # a division by zero gives inf or NaN, and NaN satisfies nothing
             yes: Any = self._run(values)[0]
         return yes
 
-    def _compile(self, node: ast.expr, depth: int) -> tuple[str, Compiled]:
-        if depth > MAX_DEPTH:
-            raise self._error(node, f"nested too deeply; expected at most {MAX_DEPTH} levels")
+    def _compile(self, node: ast.expr, depth: int, within: tuple[str, ...]) -> tuple[str, Compiled]:
+        """`within`: the macros that are being expanded, outermost first. The columns of errors inside one are those of its use."""
+        self._nodes += 1
+        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
+            raise ExpressionError.at(node, f"nested too deeply or too long; expected at most {MAX_DEPTH} levels and {MAX_NODES} parts")
+        if isinstance(node, ast.Name) and node.id in self._macros:
+            return self._expand(node, depth, within)
         if isinstance(node, ast.BoolOp):
-            parts = [self._typed(value, "bool", depth) for value in node.values]
+            parts = [self._typed(value, "bool", depth, within) for value in node.values]
             every, some = (0, 1) if isinstance(node.op, ast.And) else (1, 0)
 
             def join(values: Values) -> Any:
@@ -79,15 +84,15 @@ class Expression:
 
             return "bool", join
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            inner = self._typed(node.operand, "bool", depth)
+            inner = self._typed(node.operand, "bool", depth, within)
             return "bool", lambda values: inner(values)[::-1]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            number = self._typed(node.operand, "number", depth)
+            number = self._typed(node.operand, "number", depth, within)
             return "number", lambda values: -number(values)
         if isinstance(node, ast.Compare):
-            return "bool", self._comparison(node, depth)
+            return "bool", self._comparison(node, depth, within)
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-            left, right = self._typed(node.left, "number", depth), self._typed(node.right, "number", depth)
+            left, right = (self._typed(side, "number", depth, within) for side in (node.left, node.right))
             apply = _ARITHMETIC[type(node.op)]
             return "number", lambda values: apply(left(values), right(values))
         if (
@@ -98,26 +103,43 @@ class Expression:
         ):
             constant = float(node.value)
             return "number", lambda values: constant
+        if _is_threshold(node):
+            raise ExpressionError.at(
+                node, "fpr(rate) stands alone on one side of a comparison with one signal, such as desperation.ewma(8) > fpr(0.001)"
+            )
         if isinstance(node, (ast.Attribute, ast.Call, ast.Name)):
             signal = self._signal(node)
-            if signal not in self.signals:
-                self.signals.append(signal)
             return "number", lambda values: values[signal]
-        raise self._error(node, f"this is not part of the language; {_EXPECTED}")
+        raise ExpressionError.at(node, f"this is not part of the language; {EXPECTED}")
 
-    def _typed(self, node: ast.expr, wanted: str, depth: int) -> Compiled:
-        kind, compiled = self._compile(node, depth + 1)
+    def _expand(self, node: ast.Name, depth: int, within: tuple[str, ...]) -> tuple[str, Compiled]:
+        if node.id in within:
+            raise ExpressionError.at(node, f"the macros {' → '.join((*within, node.id))} go in a circle")
+        try:
+            return self._compile(parsed(self._macros[node.id]), depth + 1, (*within, node.id))
+        except ExpressionError as error:
+            if within:
+                raise
+            raise ExpressionError.at(node, f"in macro '{node.id}': column {error.column}: {error.message}") from None
+
+    def _typed(self, node: ast.expr, wanted: str, depth: int, within: tuple[str, ...]) -> Compiled:
+        kind, compiled = self._compile(node, depth + 1, within)
         if kind != wanted:
-            raise self._error(
+            raise ExpressionError.at(
                 node, "expected a comparison here, got a number" if wanted == "bool" else "expected a number here, got a comparison"
             )
         return compiled
 
-    def _comparison(self, node: ast.Compare, depth: int) -> Compiled:
+    def _comparison(self, node: ast.Compare, depth: int, within: tuple[str, ...]) -> Compiled:
         for op in node.ops:
             if type(op) not in _COMPARE:
-                raise self._error(node, "expected one of > >= < <= (scores are never exactly equal)")
-        terms = [self._typed(term, "number", depth) for term in (node.left, *node.comparators)]
+                raise ExpressionError.at(node, "expected one of > >= < <= (scores are never exactly equal)")
+        sides = [node.left, *node.comparators]
+        named = [self._macro_threshold(side) for side in sides]
+        terms = [
+            self._threshold(threshold, sides, i) if threshold is not None else self._typed(side, "number", depth, within)
+            for i, (side, threshold) in enumerate(zip(sides, named, strict=True))
+        ]
         tests = [_COMPARE[type(op)] for op in node.ops]
 
         def run(values: Values) -> Any:
@@ -128,34 +150,55 @@ class Expression:
 
         return run
 
+    def _macro_threshold(self, node: ast.expr) -> ast.Call | None:
+        """The fpr(…) that a side is, by itself or by a macro."""
+        if isinstance(node, ast.Name) and node.id in self._macros:
+            node = parsed(self._macros[node.id])
+        return node if isinstance(node, ast.Call) and _is_threshold(node) else None
+
+    def _threshold(self, node: ast.Call, sides: list[ast.expr], place: int) -> Compiled:
+        """The card's value for the window on the other side of the comparison."""
+        others = [side for i, side in enumerate(sides) if i != place]
+        if len(others) != 1 or not isinstance(others[0], (ast.Attribute, ast.Call)) or _is_threshold(others[0]):
+            raise ExpressionError.at(
+                node,
+                "fpr(rate) is compared with one signal, such as desperation.ewma(8) > fpr(0.001); it has no meaning beside anything else",
+            )
+        signal = self._signal(others[0])
+        rate = self._reading.number(node.args[0]) if len(node.args) == 1 and not node.keywords else None
+        if rate is None:
+            raise ExpressionError.at(node, "fpr takes one rate, such as fpr(0.001)")
+        known = self._probes[signal.probe].thresholds
+        if not known:
+            raise ExpressionError.at(node, f"the card of '{signal.probe}' has no thresholds; calibrate the bank, or compare with a number")
+        if signal.window not in known:
+            raise ExpressionError.at(
+                node, f"the card of '{signal.probe}' has no thresholds for {signal.window}; it has: {', '.join(known)}"
+            )
+        rates = known[signal.window]
+        if rate not in rates:
+            raise ExpressionError.at(node, f"the card has no threshold at a rate of {rate:g}; it has: {', '.join(f'{r:g}' for r in rates)}")
+        value = float(rates[rate])
+        self.thresholds[f"{signal} fpr({rate:g})"] = value
+        return lambda values: value
+
     def _signal(self, node: ast.expr) -> Signal:
-        size: int | None = None
-        target = node
-        if isinstance(node, ast.Call):
-            target = node.func
-            arguments = node.args
-            if node.keywords or len(arguments) != 1 or not isinstance(arguments[0], ast.Constant) or type(arguments[0].value) is not int:
-                raise self._error(node, "a window takes one whole number of tokens, such as ewma(8)")
-            size = arguments[0].value
-        if isinstance(target, ast.Name) and size is None:
-            raise self._error(target, f"'{target.id}' needs a window, such as {target.id}.ewma(8); windows are: {', '.join(KINDS)}")
-        if not isinstance(target, ast.Attribute) or not isinstance(target.value, ast.Name):
-            raise self._error(node, f"this is not a signal; {_EXPECTED}")
-        probe, kind = target.value.id, target.attr
-        if probe not in self._probes:
-            raise self._error(target, _unknown("probe", probe, self._probes))
-        if kind not in KINDS:
-            raise self._error(target, _unknown("window", kind, KINDS))
-        if (size is None) != (kind == "last"):
-            raise self._error(target, f"'{kind}' takes {'no size' if kind == 'last' else 'a size in tokens, such as ' + kind + '(8)'}")
-        if size is not None and not (2 if kind == "slope" else 1) <= size <= MAX_WINDOW:
-            raise self._error(target, f"a window of {size} tokens; expected {2 if kind == 'slope' else 1} to {MAX_WINDOW}")
-        return Signal(probe, kind, size or 1)
-
-    def _error(self, node: ast.expr, message: str) -> ExpressionError:
-        return ExpressionError(f"column {node.col_offset + 1}: {message}")
+        if isinstance(node, ast.Name) and node.id not in self._probes:
+            known = (*self._macros, *self._probes)
+            raise ExpressionError.at(node, unknown("macro" if self._macros else "probe", node.id, known))
+        signal = self._reading.signal(node)
+        if signal not in self.signals:
+            self.signals.append(signal)
+        return signal
 
 
-def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"unknown {what} '{name}'; " + (f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known)}")
+def parsed(text: str) -> ast.expr:
+    """The tree of one expression. Raises ExpressionError."""
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ExpressionError(getattr(error, "offset", None) or 1, f"cannot read the condition; {EXPECTED}") from None
+
+
+def _is_threshold(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fpr"

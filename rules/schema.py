@@ -3,30 +3,102 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+NAME = r"^[a-z][a-z0-9_]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
+Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Text = Annotated[str, Field(max_length=2000)]
+Mode = Literal["shadow", "armed", "disabled"]
+MAX_TOKENS, MAX_SECONDS = 100_000, 86_400.0
 
 
 class Action(IntEnum):
-    """What a rule asks for, weakest first: the strongest of the rules that fire wins."""
+    """What a rule asks for, weakest first: the strongest of the rules that fire wins, the first in the file among equals."""
 
     OBSERVE = 1
     ALERT = 2
+    THROTTLE = 3
+    REROUTE = 4
     HALT = 5
+
+
+ACTIONS = tuple(action.name.lower() for action in Action)
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Span(_Frozen):
+    """How long: in tokens of a stream, or in seconds. Exactly one of the two is not zero, or none is."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def _span(value: Any) -> Any:
+    """`4 tokens`, `2s`, `500ms`, `1m`, or a plain number of tokens."""
+    if isinstance(value, (Span, dict)):
+        return value
+    found = re.fullmatch(r"\s*(\d{1,6}(?:\.\d{1,3})?)\s*(tokens?|ms|s|m|h)?\s*", str(value))
+    if found and (found[2] or "token").startswith("token"):
+        tokens = float(found[1])
+        if tokens.is_integer() and 1 <= tokens <= MAX_TOKENS:
+            return Span(tokens=int(tokens))
+    elif found:
+        seconds = float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found[2]]
+        if 0 < seconds <= MAX_SECONDS:
+            return Span(seconds=seconds)
+    raise ValueError(
+        f"'{value}' is no duration; expected tokens such as '4 tokens' (1 to {MAX_TOKENS}) or time such as '2s', '500ms', '1m'"
+    )
+
+
+_SpanText = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*(tokens?|ms|s|m|h)?$")] | Annotated[int, Field(ge=1)]
+Duration = Annotated[Span, BeforeValidator(_span, json_schema_input_type=_SpanText)]
+
+
+def _cool_down(value: Any) -> Any:
+    return "stream" if value == "stream" else _span(value)
+
+
+CoolDown = Annotated[Span | Literal["stream"], BeforeValidator(_cool_down, json_schema_input_type=Literal["stream"] | _SpanText)]
+
+
+def _percent(value: Any) -> Any:
+    """`10%` or 0.1, as a share."""
+    found = re.fullmatch(r"\s*(\d{1,3}(?:\.\d+)?)\s*%\s*", str(value))
+    share = float(found[1]) / 100 if found else value
+    if isinstance(share, (int, float)) and not isinstance(share, bool) and 0 < share <= 1:
+        return float(share)
+    raise ValueError(f"'{value}' is no share of streams; expected a percentage such as '10%', up to '100%'")
+
+
+_ShareText = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*%$")] | Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, BeforeValidator(_percent, json_schema_input_type=_ShareText)]
+
+
+class Throttle(_Frozen):
+    """Slow the reply down to so many tokens a second."""
+
+    tokens_per_second: float = Field(5.0, gt=0, le=10_000)
+
+
+class Reroute(_Frozen):
+    """Go on with another model."""
+
+    to: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class Halt(_Frozen):
     """Stop the generation. The client gets what was released, then this message."""
 
-    message: str = "This reply was stopped by a safety rule."
+    message: Text = "This reply was stopped by a safety rule."
 
 
 class Do(_Frozen):
@@ -34,58 +106,177 @@ class Do(_Frozen):
 
     observe: dict[str, str] | None = None
     alert: dict[str, str] | None = None
+    throttle: Throttle | None = None
+    reroute: Reroute | None = None
     halt: Halt | None = None
 
     @property
     def action(self) -> Action:
-        return Action.HALT if self.halt is not None else Action.ALERT if self.alert is not None else Action.OBSERVE
+        return next(action for action, name in zip(reversed(Action), reversed(ACTIONS), strict=True) if getattr(self, name) is not None)
 
 
 def _do(value: Any) -> Any:
     """`do: alert` is short for `do: {alert: {}}`."""
+    if isinstance(value, Do):
+        return value
     given = {value: {}} if isinstance(value, str) else value
     if isinstance(given, dict) and len(given) == 1 and next(iter(given)) in Do.model_fields:
         return {key: {} if inner is None else inner for key, inner in given.items()}
     raise ValueError(f"expected one of: {', '.join(Do.model_fields)}")
 
 
-def _tokens(value: Any) -> Any:
-    """`for: 4 tokens`, or a plain number of tokens."""
-    found = re.fullmatch(r"\s*(\d{1,6})\s*(?:tokens?)?\s*", str(value))
-    if not found:
-        raise ValueError(f"'{value}' is no duration; expected a number of tokens such as '4 tokens'")
-    return int(found[1])
+What = Annotated[Do, BeforeValidator(_do, json_schema_input_type=Literal["observe", "alert", "throttle", "halt"] | Do)]
+
+
+class Limit(_Frozen):
+    """At most `count` actions in `per`, over all streams of this sidecar; what goes beyond does `then` instead."""
+
+    count: int = Field(ge=1, le=1_000_000)
+    per: Duration
+    then: Literal["observe", "alert", "throttle", "reroute"]
+
+    @field_validator("per")
+    @classmethod
+    def _in_time(cls, per: Span) -> Span:
+        if not per.seconds:
+            raise ValueError("a limit is counted over time, such as 1m, not over tokens")
+        return per
 
 
 class Rule(_Frozen):
     """One rule, as it stands in the file."""
 
-    rule: Name
-    desc: str
-    when: str = Field(max_length=2000)
-    hold_for: Annotated[int, BeforeValidator(_tokens), Field(ge=1, le=100_000)] = Field(1, alias="for")
-    do: Annotated[Do, BeforeValidator(_do)]
-    mode: Literal["shadow", "armed", "disabled"] = "shadow"
+    rule: Name = Field(description="its name, the same for good: verdicts, metrics and tests refer to it")
+    desc: Text = Field(description="what it means when this fires, for the person who is woken by it")
+    match: Text = Field(
+        "", description="CEL over the request: request.model, .tenant, .route, .header, .adapter, .engine; and lists by name"
+    )
+    when: Text = Field(description="the condition over signals, such as desperation.ewma(8) > fpr(0.001)")
+    until: Text = Field("", description="once firing, it goes on until this holds; without it, until `when` no longer does (hysteresis)")
+    hold_for: Duration = Field(Span(tokens=1), alias="for", description="how long the condition has to hold before the rule fires")
+    keep: Duration | None = Field(None, description="how long it goes on firing after the condition has ended")
+    cool_down: CoolDown = Field(
+        "stream", description="how long it does not fire again after it has ended; 'stream' is for the rest of the stream"
+    )
+    limit: Limit | None = Field(None, description="a limit to how often its action is taken")
+    do: What
+    mode: Mode = Field("shadow", description="shadow: judges and records, never acts; armed: acts; disabled: is not there")
+    canary: Share = Field(1.0, description="the share of streams in which an armed rule acts; in the others it is in shadow")
     severity: Literal["info", "warning", "critical"] = "warning"
-    tags: tuple[Name | Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], ...] = ()
-    runbook: str | None = None
-    accept_unproven: tuple[Name, ...] = Field((), description="probes without proof of cause that this rule may halt on all the same")
+    maturity: Literal["sandbox", "incubating", "stable", "deprecated"] = Field(
+        "incubating", description="a sandbox rule cannot be armed; a deprecated one says so when it is loaded"
+    )
+    tags: tuple[Tag, ...] = ()
+    risk: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = Field("", description="its entry in your risk register")
+    runbook: str | None = Field(None, max_length=500, description="what to do at three in the morning: a path or a link")
+    accept_unproven: tuple[Name, ...] = Field(
+        (), description="probes without proof of cause that this rule may stop a reply on all the same"
+    )
 
     @property
     def action(self) -> Action:
         return self.do.action
 
+    @model_validator(mode="after")
+    def _is_mature(self) -> Rule:
+        if self.maturity == "sandbox" and self.mode == "armed":
+            raise ValueError("a rule with maturity: sandbox cannot be armed; expected mode: shadow, or maturity: incubating")
+        if self.limit is not None and Action[self.limit.then.upper()] >= self.action:
+            raise ValueError(f"limit.then: {self.limit.then} is no weaker than {self.action.name.lower()}; expected a weaker action")
+        return self
+
+
+class Override(_Frozen):
+    """What a site changes about a rule of a pack that it includes."""
+
+    rule: Name
+    match: Text | None = None
+    hold_for: Duration | None = Field(None, alias="for")
+    keep: Duration | None = None
+    cool_down: CoolDown | None = None
+    limit: Limit | None = None
+    do: What | None = None
+    mode: Mode | None = None
+    canary: Share | None = None
+    severity: Literal["info", "warning", "critical"] | None = None
+    runbook: str | None = None
+    accept_unproven: tuple[Name, ...] | None = None
+
+
+class Macro(_Frozen):
+    """A part of conditions with a name. A `hook` is left for sites to replace."""
+
+    expr: Text
+    desc: Text = ""
+    hook: bool = False
+
+
+class List(_Frozen):
+    """Values with a name, for `match`. A `hook` is left for sites to replace."""
+
+    items: tuple[Annotated[str, Field(max_length=200)], ...] = Field((), max_length=10_000)
+    desc: Text = ""
+    hook: bool = False
+
+
+class Fleet(_Frozen):
+    """A rule over many streams and replicas, which Prometheus evaluates (`barograph rules export-prometheus`)."""
+
+    fleet: Name
+    desc: Text
+    when: Text = Field(description="such as: rate(halt[5m]) by tenant > 0.1, or: share(panic_rising) by model > 5%")
+    hold_for: Duration = Field(Span(seconds=60), alias="for")
+    severity: Literal["info", "warning", "critical"] = "warning"
+    runbook: str | None = Field(None, max_length=500)
+    arm: tuple[Name, ...] = Field((), description="rules that are armed while this fires, by Alertmanager's webhook")
+    disarm: tuple[Name, ...] = Field((), description="rules that are in shadow while this fires")
+
+    @field_validator("hold_for")
+    @classmethod
+    def _in_time(cls, span: Span) -> Span:
+        if not span.seconds:
+            raise ValueError("Prometheus knows no tokens; expected a time such as 5m")
+        return span
+
+
+def _macro(value: Any) -> Any:
+    return {"expr": value} if isinstance(value, (str, int, float)) else value
+
+
+def _list(value: Any) -> Any:
+    return {"items": value} if isinstance(value, list) else value
+
+
+Macros = dict[Name, Annotated[Macro, BeforeValidator(_macro, json_schema_input_type=str | float | Macro)]]
+Lists = dict[Name, Annotated[List, BeforeValidator(_list, json_schema_input_type=list[str] | List)]]
+
 
 class RuleFile(_Frozen):
-    """A whole rule file. The order of the rules breaks ties."""
+    """A whole rule file. Rules of included packs come first, in the order of `include`; the order breaks ties."""
 
-    rules: tuple[Rule, ...] = Field(min_length=1, max_length=1000)
+    include: tuple[Annotated[str, Field(max_length=500)], ...] = Field(
+        (), max_length=16, description="packs by name, or files beside this one"
+    )
+    macros: Macros = {}
+    lists: Lists = {}
+    rules: tuple[Rule, ...] = Field((), max_length=1000)
+    overrides: tuple[Override, ...] = Field((), max_length=1000)
+    fleet: tuple[Fleet, ...] = Field((), max_length=200)
 
     @field_validator("rules")
     @classmethod
     def _names_differ(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        names = [rule.rule for rule in rules]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"rule names must differ; these stand twice: {', '.join(twice)}")
+        twice(rule.rule for rule in rules)
         return rules
+
+
+def twice(names: Any) -> None:
+    """Raises ValueError for names that are given more than once."""
+    found = sorted(name for name, times in Counter(names).items() if times > 1)
+    if found:
+        raise ValueError(f"rule names must differ; these stand twice: {', '.join(found)}")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a rule file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RuleFile.model_json_schema(by_alias=True)}

@@ -1,48 +1,59 @@
-"""Signals: windowed values of probes, for all streams at once.
+"""The state behind signals, for all streams at once. `update` takes one token of each stream, without a loop over streams.
 
-Slots are the rows of the state arrays; a stream has one while it lives. NaN is the value of a window that is not
-full yet, and never satisfies a condition.
+Slots are the rows of the state arrays; a stream has one while it lives. NaN is the value of a window that is not full yet or holds a
+score that is not a number, and never satisfies a condition. A token costs the same however long its stream is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_WINDOW = 512  # tokens
+from rules.conversations import Conversations
+from rules.signal import CONVERSATION, STREAM, TOKENS, Signal
+from rules.totals import Totals
 
 Floats = NDArray[np.float64]
 Slots = NDArray[np.intp]
 
-KINDS = ("last", "ewma", "mean", "max", "min", "slope")
-
-
-@dataclass(frozen=True)
-class Signal:
-    """One windowed value of one probe. `size` is in tokens: the half-life for ewma, the length for the others."""
-
-    probe: str
-    kind: str
-    size: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.probe}.{self.kind}" + ("" if self.kind == "last" else f"({self.size})")
-
 
 class Windows:
-    """The state of every signal of a rule set. `update` is vectorised over streams."""
+    """The state of every signal of a rule set.
 
-    def __init__(self, probes: tuple[str, ...], signals: tuple[Signal, ...], slots: int = 16) -> None:
-        self.signals = signals
-        self._column = {signal: probes.index(signal.probe) for signal in signals}
+    ring [slots, length, probes in use]: the last scores. smooth [slots, averages]: running ewma. count [slots]: tokens in the
+    ring. `totals` keeps what whole streams and conversations need.
+    """
+
+    def __init__(self, probes: tuple[str, ...], signals: Sequence[Signal], slots: int = 16) -> None:
+        self.signals = tuple(signals)
+        self.probes = probes
+        self._column = {signal: probes.index(signal.probe) for signal in self.signals}
         self._ewma = [signal for signal in signals if signal.kind == "ewma"]
+        self._ewma_columns = [self._column[signal] for signal in self._ewma]
         self._decay = np.array([0.5 ** (1 / signal.size) for signal in self._ewma])
-        self._length = max((signal.size for signal in signals if signal.kind in ("mean", "max", "min", "slope")), default=0)
-        self._ring = np.zeros((slots, self._length, len(probes)))
+        ringed = [signal for signal in signals if signal.scope == TOKENS and signal.kind not in ("last", "ewma")]
+        self.length = max((signal.size for signal in ringed), default=0)
+        self.used = tuple(dict.fromkeys(signal.probe for signal in ringed))
+        self._used_columns = [probes.index(probe) for probe in self.used]
+        # Signals of one size are read in one go: [size, places in `used`, signals].
+        self._groups = {
+            size: [signal for signal in ringed if signal.size == size] for size in dict.fromkeys(signal.size for signal in ringed)
+        }
+        self._ring = np.zeros((slots, self.length, len(self.used)), np.float32)
         self._smooth = np.zeros((slots, len(self._ewma)))
         self._count = np.zeros(slots, np.int64)
+        wide = [signal for signal in signals if signal.scope in (STREAM, CONVERSATION)]
+        self._totals = Totals(wide, [self._column[signal] for signal in wide], slots) if wide else None
+        remembered = [signal for signal in wide if signal.scope == CONVERSATION]
+        self.conversations = Conversations(remembered) if remembered else None
+
+    @property
+    def bytes_a_stream(self) -> int:
+        arrays: list[NDArray[Any]] = [self._ring, self._smooth, self._count, *(self._totals.arrays() if self._totals else ())]
+        return sum(int(array[:1].nbytes) for array in arrays)
 
     def grow(self, slots: int) -> None:
         for name in ("_ring", "_smooth", "_count"):
@@ -50,44 +61,111 @@ class Windows:
             new = np.zeros((slots, *old.shape[1:]), old.dtype)
             new[: len(old)] = old
             setattr(self, name, new)
+        if self._totals is not None:
+            self._totals.grow(slots)
 
-    def clear(self, slot: int) -> None:
+    def begin(self, slot: int, conversation: str = "") -> None:
         """A new stream starts in `slot`. Averages start at 0, the neutral text's mean."""
         self._smooth[slot] = 0
         self._count[slot] = 0
+        if self._totals is not None:
+            memory = self.conversations.begin(conversation) if self.conversations is not None else None
+            self._totals.begin(slot, memory)
+
+    def end(self, slot: int, conversation: str) -> None:
+        """A stream is over: its conversation remembers it."""
+        if self._totals is not None and self.conversations is not None and conversation:
+            self.conversations.end(conversation, *self._totals.of_conversation(slot))
 
     def update(self, slots: Slots, scores: Floats) -> dict[Signal, Floats]:
         """Take one token of each of `slots` [n, distinct], scores [n, probes]; return each signal's values [n].
 
-        A score that is not finite counts as the token that it is, but leaves averages as they were.
+        A score that is not finite counts as the token that it is, and leaves averages and totals as they were.
         """
-        finite = np.isfinite(scores)
+        scores = np.where(np.isfinite(scores), scores, np.nan)
+        values: dict[Signal, Floats] = {signal: scores[:, self._column[signal]] for signal in self.signals if signal.kind == "last"}
         if self._ewma:
-            columns = [self._column[signal] for signal in self._ewma]
+            new = scores[:, self._ewma_columns]
             old = self._smooth[slots]
-            new = np.where(finite[:, columns], old * self._decay + scores[:, columns] * (1 - self._decay), old)
-            self._smooth[slots] = new
-        if self._length:
-            self._ring[slots, self._count[slots] % self._length] = scores
-        self._count[slots] += 1
-        return {signal: self._value(signal, slots, scores) for signal in self.signals}
-
-    def _value(self, signal: Signal, slots: Slots, scores: Floats) -> Floats:
-        column = self._column[signal]
-        if signal.kind == "last":
-            return scores[:, column]
-        if signal.kind == "ewma":
-            value: Floats = self._smooth[slots, self._ewma.index(signal)]
-            return np.where(np.isfinite(scores[:, column]), value, np.nan)
+            smooth = np.where(np.isnan(new), old, old * self._decay + new * (1 - self._decay))
+            self._smooth[slots] = smooth
+            smooth = np.where(np.isnan(new), np.nan, smooth)
+            values |= {signal: smooth[:, i] for i, signal in enumerate(self._ewma)}
         count = self._count[slots]
-        # Row i holds the window of stream i, oldest first.
-        places = (count[:, None] - signal.size + np.arange(signal.size)) % self._length
-        window = self._ring[slots[:, None], places, column]
-        if signal.kind == "mean":
-            value = window.mean(axis=1)
-        elif signal.kind == "slope":
-            steps = np.arange(signal.size) - (signal.size - 1) / 2
-            value = window @ steps / (steps @ steps)
-        else:
-            value = window.max(axis=1) if signal.kind == "max" else window.min(axis=1)
-        return np.where(count >= signal.size, value, np.nan)
+        if self.length:
+            self._ring[slots, count % self.length] = scores[:, self._used_columns]
+        count += 1
+        self._count[slots] = count
+        for size, signals in self._groups.items():
+            values |= self._windowed(size, signals, slots, count)
+        if self._totals is not None:
+            values |= self._totals.update(slots, scores)
+        return values
+
+    def _windowed(self, size: int, signals: list[Signal], slots: Slots, count: NDArray[np.int64]) -> dict[Signal, Floats]:
+        """Values of all signals over the last `size` tokens. window [n, size, used], oldest token first."""
+        places = (count[:, None] - size + np.arange(size)) % self.length
+        window = self._ring[slots[:, None], places].astype(np.float64)
+        unknown = np.isnan(window).any(axis=1) | (count < size)[:, None]
+        found: dict[str, Floats] = {}
+        values = {}
+        for signal in signals:
+            column = self.used.index(signal.probe)
+            if signal.kind not in found and signal.kind not in ("quantile", "count_above"):
+                found[signal.kind] = _over_all(signal.kind, window)
+            if signal.kind == "quantile" and "sorted" not in found:
+                found["sorted"] = np.sort(window, axis=1)
+            if signal.kind == "quantile":
+                value = _quantile(found["sorted"][:, :, column], signal.argument or 0.0)
+            elif signal.kind == "count_above":
+                value = (window[:, :, column] > signal.argument).sum(axis=1).astype(np.float64)
+            else:
+                value = found[signal.kind][:, column]
+            values[signal] = np.where(unknown[:, column], np.nan, value)
+        return values
+
+    def adopt(self, other: Windows, slots: Slots) -> None:
+        """Take over what another rule set's state knows of running streams, so that a reload forgets as little as it can.
+
+        A signal that both have goes on. A window that is longer than what is there, or of a probe that was not kept, fills anew.
+        """
+        kept = min(self.length, other.length) if set(self.used) <= set(other.used) else 0
+        if kept:
+            count = other._count[slots]
+            columns = [other.used.index(probe) for probe in self.used]
+            # The last `kept` tokens, laid from place 0 on; those before the stream's start are never read.
+            places = (count[:, None] - kept + np.arange(kept)) % other.length
+            self._ring[slots[:, None], np.arange(kept)] = other._ring[slots[:, None], places][:, :, columns]
+            have = np.minimum(count, kept)
+            shift = kept - have  # a young stream has fewer: move them to the front
+            order = (np.arange(kept)[None] + shift[:, None]) % kept
+            self._ring[slots[:, None], np.arange(kept)] = np.take_along_axis(self._ring[slots, :kept], order[:, :, None], axis=1)
+            self._count[slots] = have
+        for i, signal in enumerate(self._ewma):
+            if signal in other._ewma:
+                self._smooth[slots, i] = other._smooth[slots, other._ewma.index(signal)]
+        if self._totals is not None and other._totals is not None:
+            self._totals.adopt(other._totals, slots)
+        if self.conversations is not None and other.conversations is not None:
+            self.conversations.adopt(other.conversations)
+
+
+def _over_all(kind: str, window: Floats) -> Floats:
+    """[n, used] of windows [n, size, used]."""
+    if kind == "mean":
+        value: Floats = window.mean(axis=1)
+    elif kind == "slope":
+        steps = np.arange(window.shape[1]) - (window.shape[1] - 1) / 2
+        value = np.einsum("nsk,s->nk", window, steps) / (steps @ steps)
+    else:
+        value = window.max(axis=1) if kind == "max" else window.min(axis=1)
+    return value
+
+
+def _quantile(ordered: Floats, q: float) -> Floats:
+    """Linear interpolation between the two nearest of `ordered` [n, size]."""
+    place = q * (ordered.shape[1] - 1)
+    low = int(place)
+    high = min(low + 1, ordered.shape[1] - 1)
+    value: Floats = ordered[:, low] + (ordered[:, high] - ordered[:, low]) * (place - low)
+    return value

@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 import math
-import random
+import re
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import yaml
 
-from monitor.config import PACKS
 from rules.document import DocumentError
-from rules.engine import RuleEngine, Verdict, distinct_rounds, strongest
-
-PROBES = ("desperation", "panic", "calm")
-
-
-def engine(when: str, hold: str = "1 token", do: str = "alert", mode: str = "armed") -> RuleEngine:
-    return RuleEngine.from_text(
-        f"rules:\n- rule: r\n  desc: d\n  when: {when!r}\n  for: {hold}\n  do: {do}\n  mode: {mode}\n", PROBES, "r.yaml"
-    )
+from rules.engine import RuleEngine, distinct_rounds
+from rules.facts import ProbeFacts
+from rules.schema import Action
+from rules.verdict import Verdict, strongest
+from tests.rules.naive import PROBES, probe_facts
 
 
-def run(rules: RuleEngine, series: list[float], probe: int = 0) -> list[Verdict]:
-    rules.begin(0)
+def engine(when: str, hold: str = "1 token", do: str = "alert", mode: str = "armed", **more: Any) -> RuleEngine:
+    rule = {"rule": "r", "desc": "d", "when": when, "for": hold, "do": yaml.safe_load(do), "mode": mode, **more}
+    return RuleEngine.from_text(yaml.safe_dump({"rules": [rule]}, width=10_000), probe_facts(), "r.yaml")
+
+
+def run(rules: RuleEngine, series: list[float], probe: int = 0, step: float = 0.0, **about: Any) -> list[Verdict]:
+    """Every verdict of one stream; `step` seconds pass from token to token."""
+    rules.begin(0, **about)
     verdicts = []
     for position, value in enumerate(series):
         scores = np.zeros((1, len(PROBES)), np.float32)
         scores[0, probe] = value
-        verdicts += rules.judge(np.array([0]), np.array([position]), scores)
+        verdicts += rules.judge(np.array([0]), np.array([position]), scores, position * step)
     return verdicts
+
+
+def places(verdicts: list[Verdict]) -> list[int]:
+    """Where rules fired; a negative number is where one ended."""
+    return [-verdict.position if verdict.ended else verdict.position for verdict in verdicts]
 
 
 @pytest.mark.smoke
 def test_a_rule_fires_once_after_its_condition_held() -> None:
     verdicts = run(engine("desperation.last > 2", "3 tokens"), [3, 3, 0, 3, 3, 3, 3, 3])
-    assert [verdict.position for verdict in verdicts] == [5]
+    assert [verdict.position for verdict in verdicts if not verdict.ended] == [5]
     assert verdicts[0].signals == {"desperation.last": 3.0}
 
 
 def test_the_average_starts_at_neutral() -> None:
     # With half-life 1 the average after one token of 4 is 2, after two 3.
-    assert [verdict.position for verdict in run(engine("desperation.ewma(1) > 2.5"), [4, 4, 4])] == [1]
+    assert [p for p in places(run(engine("desperation.ewma(1) > 2.5"), [4, 4, 4])) if p >= 0] == [1]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,7 @@ def test_the_average_starts_at_neutral() -> None:
     ],
 )
 def test_windows_and_operators(when: str, series: list[float], position: int) -> None:
-    assert [verdict.position for verdict in run(engine(when), series)] == [position]
+    assert [p for p in places(run(engine(when), series)) if p >= 0] == [position]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,7 @@ def test_a_missing_number_does_not_hide_the_other_probe() -> None:
 
 
 def test_a_missing_number_does_not_poison_the_average() -> None:
-    assert [verdict.position for verdict in run(engine("desperation.ewma(1) > 2.5"), [4, math.nan, 4])] == [2]
+    assert [p for p in places(run(engine("desperation.ewma(1) > 2.5"), [4, math.nan, 4])) if p >= 0] == [2]
 
 
 def test_zero_by_zero_never_fires() -> None:
@@ -91,7 +96,7 @@ def test_zero_by_zero_never_fires() -> None:
 
 
 def test_shadow_records_and_disabled_is_silent() -> None:
-    assert run(engine("desperation.last > 1", mode="shadow"), [2])[0].shadow
+    assert run(engine("desperation.last > 1", mode="shadow"), [2])[0].shadow == "mode"
     assert run(engine("desperation.last > 1", mode="disabled"), [2]) == []
 
 
@@ -113,7 +118,7 @@ def test_the_strongest_action_wins_and_shadow_never_acts() -> None:
         f"- {{rule: {name}, desc: d, when: desperation.last > 1, do: {do}, mode: {mode}}}\n"
         for name, do, mode in (("a", "alert", "armed"), ("b", "halt", "armed"), ("c", "halt", "armed"), ("d", "halt", "shadow"))
     )
-    rules = RuleEngine.from_text(text, PROBES)
+    rules = RuleEngine.from_text(text, probe_facts())
     rules.begin(0)
     verdicts = rules.judge(np.array([0]), np.array([0]), np.full((1, 3), 2.0))
     chosen = strongest(verdicts)
@@ -131,7 +136,7 @@ def test_the_strongest_action_wins_and_shadow_never_acts() -> None:
         ("desperation > 1", "needs a window"),
         ("desperation.ewma(1000000000) > 1", "expected 1 to 512"),
         ("desperation.slope(1) > 1", "expected 2 to 512"),
-        ("desperation.ewma > 1", "takes a size"),
+        ("desperation.ewma > 1", "takes a size in tokens, or a scope, such as ewma(8)"),
         ("desperation.last(3) > 1", "takes no size"),
         ("desperation.ewma(2.5) > 1", "one whole number"),
         ("desperation.last", "expected a comparison"),
@@ -139,7 +144,7 @@ def test_the_strongest_action_wins_and_shadow_never_acts() -> None:
         ("desperation.last == 1", "never exactly equal"),
         ("__import__('os').system('x') > 1", "column 1"),
         ("desperation.__class__.mro > 1", "not a signal"),
-        ("(lambda: 1)() > 1", "one whole number"),
+        ("(lambda: 1)() > 1", "not a signal"),
         ("desperation.last > 1e400", "not part of the language"),
         ("desperation.last >", "cannot read"),
         ("(" * 300, "cannot read"),
@@ -151,13 +156,8 @@ def test_the_strongest_action_wins_and_shadow_never_acts() -> None:
 def test_bad_conditions_say_where_and_what_is_known(when: str, expected: str) -> None:
     with pytest.raises(DocumentError) as caught:
         engine(when)
-    assert "r.yaml: rule 'r', when: column" in str(caught.value)
+    assert re.match(r"r\.yaml:\d+:\d+: rule 'r', when: column", str(caught.value))
     assert expected in str(caught.value)
-
-
-def test_the_shipped_pack_compiles() -> None:
-    rules = RuleEngine.from_text((PACKS / "default.yaml").read_text(), ("desperation", "panic", "hostility", "calm"))
-    assert {rule.action.name for rule in rules.rules} == {"ALERT", "HALT"}
 
 
 def test_rounds_keep_the_order_of_each_stream() -> None:
@@ -167,96 +167,217 @@ def test_rounds_keep_the_order_of_each_stream() -> None:
     assert distinct_rounds(np.array([], np.intp)) == []
 
 
-# --- the naive engine: one stream, one token, plain Python ---
-
-
-class Naive:
-    def __init__(self, condition: Any, hold: int) -> None:
-        self.condition, self.hold, self.streams = condition, hold, {}
-
-    def token(self, slot: int, scores: list[float]) -> bool:
-        state = self.streams.setdefault(slot, {"series": [], "ewma": {}, "held": 0, "fired": False})
-        state["series"].append(scores)
-        held = _truth(self.condition, state) is True
-        state["held"] = state["held"] + 1 if held else 0
-        fires = state["held"] >= self.hold and not state["fired"]
-        state["fired"] |= fires
-        return fires
-
-
-def _number(term: Any, state: dict[str, Any]) -> float:
-    if isinstance(term, float):
-        return term
-    probe, kind, size = term
-    column = [row[PROBES.index(probe)] for row in state["series"]]
-    if kind == "last":
-        return column[-1]
-    if kind == "ewma":
-        if not math.isfinite(column[-1]):
-            return math.nan
-        value, decay = 0.0, 0.5 ** (1 / size)
-        for x in column:
-            value = value * decay + x * (1 - decay) if math.isfinite(x) else value
-        return value
-    window = column[-size:]
-    if len(window) < size or not all(map(math.isfinite, window)):
-        return math.nan
-    if kind == "slope":
-        centre = (size - 1) / 2
-        return sum(x * (i - centre) for i, x in enumerate(window)) / sum((i - centre) ** 2 for i in range(size))
-    return {"mean": sum(window) / size, "max": max(window), "min": min(window)}[kind]
-
-
-def _truth(node: Any, state: dict[str, Any]) -> bool | None:
-    if node[0] in "<>":
-        left, right = _number(node[1], state), _number(node[2], state)
-        if math.isnan(left) or math.isnan(right):
-            return None
-        return left > right if node[0] == ">" else left < right
-    if node[0] == "not":
-        inner = _truth(node[1], state)
-        return None if inner is None else not inner
-    values = [_truth(node[1], state), _truth(node[2], state)]
-    decisive = node[0] == "or"
-    return decisive if decisive in values else None if None in values else not decisive
-
-
-def _text(node: Any) -> str:
-    if isinstance(node, float):
-        return str(node)
-    if node[0] in PROBES:
-        return f"{node[0]}.{node[1]}" + ("" if node[1] == "last" else f"({node[2]})")
-    if node[0] == "not":
-        return f"(not {_text(node[1])})"
-    return f"({_text(node[1])} {node[0]} {_text(node[2])})"
-
-
-SIGNAL = st.tuples(st.sampled_from(PROBES), st.sampled_from(("last", "ewma", "mean", "max", "min", "slope")), st.integers(2, 5))
-TEST = st.tuples(st.sampled_from("<>"), SIGNAL, st.one_of(SIGNAL, st.sampled_from([-1.03, 0.07, 1.01, 2.02])))
-CONDITION = st.recursive(
-    TEST, lambda inner: st.tuples(st.sampled_from(("and", "or")), inner, inner) | st.tuples(st.just("not"), inner), max_leaves=4
+@pytest.mark.parametrize(
+    ("when", "series", "position"),
+    [
+        ("desperation.quantile(4, 0.5) > 1", [0, 0, 2, 2, 2], 4),
+        ("desperation.quantile(4, 1) > 8", [0, 9, 0, 0], 3),
+        ("desperation.count_above(3, 1.5) >= 2", [2, 0, 2, 0], 2),
+        ("desperation.count_above(2, -1) > 1", [-2, 0, 0], 2),
+        ("desperation.mean(stream) > 1", [0, 1, 5], 2),
+        ("desperation.max(stream) - desperation.last > 3", [4, 3, 0], 2),
+        ("desperation.min(stream) < -3", [0, -4], 1),
+        ("desperation.count_above(stream, 1) > 2", [2, 2, 0, 2], 3),
+        ("desperation.slope(stream) > 0.9", [0, 1], 1),
+    ],
 )
+def test_windows_over_tokens_and_the_stream(when: str, series: list[float], position: int) -> None:
+    assert [p for p in places(run(engine(when), series)) if p >= 0] == [position]
 
 
-@settings(max_examples=150, deadline=None)
-@given(CONDITION, st.integers(1, 3), st.integers(0, 2**32 - 1))
-def test_the_vectorised_engine_equals_the_naive_one(condition: Any, hold: int, seed: int) -> None:
-    rules, naive, draw = engine(_text(condition), str(hold)), Naive(condition, hold), random.Random(seed)
-    for slot in range(5):
+def test_a_conversation_is_remembered_between_its_requests_and_fades() -> None:
+    rules = engine("desperation.mean(conversation, 1) > 1.9")
+    assert run(rules, [1, 1], conversation="k") == []
+    rules.end(0)
+    # Half of two tokens at 1, with two tokens at 2.5: (1 + 5) / 3 = 2.0.
+    assert places(run(rules, [2.5, 2.5], conversation="k")) == [1]
+    rules.end(0)
+    assert places(run(rules, [1.7], conversation="k")) == []
+    rules.end(0)
+    assert run(rules, [1.8], conversation="another") == []
+
+
+def test_a_conversation_s_peak_count_and_drift() -> None:
+    rules = engine(
+        "desperation.max(conversation, 2) > 4 and desperation.count_above(conversation, 2, 1) > 2 and desperation.slope(conversation, 9) > 0.5"
+    )
+    for series in ([1], [3], [6]):
+        assert run(rules, series, conversation="k") == []
+        rules.end(0)
+    # The peak of 6 is 4.2 one request later; of two counted tokens 1.2 are left, and there is the present one; the means rise by about 2.
+    assert places(run(rules, [5], conversation="k")) == [0]
+
+
+def test_a_threshold_of_the_card_by_name() -> None:
+    rules = engine("desperation.ewma(8) > fpr(0.001)")
+    (verdict,) = [each for each in run(rules, [9] * 3) if not each.ended]
+    assert verdict.thresholds == {"desperation.ewma(8) fpr(0.001)": 1.5}
+    assert run(engine("fpr(0.01) < desperation.last"), [3])[0].thresholds == {"desperation.last fpr(0.01)": 2.5}
+
+
+def test_for_and_keep_and_cool_down_in_tokens() -> None:
+    rules = engine("desperation.last > 1", "2 tokens", keep="2 tokens", cool_down="3 tokens")
+    #                  fires at 1; down at 2, up at 3: kept; down from 4 on: ends at 6; rests for 7, 8 and 9
+    assert places(run(rules, [2, 2, 0, 2, 0, 0, 0, 2, 2, 2, 2])) == [1, -6, 10]
+
+
+def test_for_and_keep_and_cool_down_in_time() -> None:
+    rules = engine("desperation.last > 1", "2s", keep="1s", cool_down="3s")
+    assert places(run(rules, [2, 2, 2, 0, 0, 2, 2, 2, 2, 2], step=1.0)) == [2, -4, 7]
+
+
+def test_hysteresis_ends_a_rule_later_than_it_began() -> None:
+    rules = engine("desperation.last > 3", until="desperation.last < 1", cool_down="1 token")
+    assert places(run(rules, [4, 2, 4, 2, 0, 4, 4])) == [0, -4, 6]
+
+
+def test_by_default_a_rule_fires_once_a_stream() -> None:
+    assert places(run(engine("desperation.last > 1"), [2, 0, 2, 0, 2])) == [0, -1]
+
+
+def test_match_is_decided_once_a_request() -> None:
+    rules = engine("desperation.last > 1", match='request.tenant != "redteam" && request.model.startsWith("smol")')
+    assert run(rules, [2], request={"tenant": "a", "model": "smollm2"})
+    assert not run(rules, [2], request={"tenant": "redteam", "model": "smollm2"})
+    assert not run(rules, [2])
+
+
+def test_a_client_cannot_switch_a_rule_off_by_what_it_leaves_out() -> None:
+    rules = engine("desperation.last > 1", match='request.header["x-mode"] == "test"')
+    assert run(rules, [2], request={"header": {}})
+    assert rules.unmatched == 1
+    assert not run(rules, [2], request={"header": {"X-Mode": "other"}})
+
+
+def test_lists_stand_in_match() -> None:
+    text = (
+        "lists: {redteam: [a, b]}\nrules:\n- {rule: r, desc: d, when: panic.last > -9, match: '!(request.tenant in redteam)', do: alert}\n"
+    )
+    rules = RuleEngine.from_text(text, probe_facts())
+    assert not run(rules, [0], request={"tenant": "b"})
+    assert run(rules, [0], request={"tenant": "c"})
+
+
+def test_a_canary_acts_in_its_share_of_streams() -> None:
+    rules = engine("desperation.last > 1", canary="25%")
+    assert [run(rules, [2], lot=lot)[0].shadow for lot in (0.0, 0.24, 0.25, 0.9)] == ["", "", "canary", "canary"]
+
+
+def test_stale_thresholds_put_rules_in_shadow_and_say_so() -> None:
+    assert run(engine("desperation.last > 1"), [2], stale=True)[0].shadow == "stale"
+
+
+def test_a_rule_is_armed_and_put_in_shadow_while_it_runs() -> None:
+    rules = engine("desperation.last > 1", mode="shadow")
+    rules.overrides["r"] = "armed"
+    assert run(rules, [2])[0].shadow == ""
+
+
+def test_a_limit_makes_what_is_beyond_it_weaker() -> None:
+    rules = engine("desperation.last > 1", do="halt", limit={"count": 2, "per": "10s", "then": "alert"}, accept_unproven=["desperation"])
+    rules.begin(0)
+    found = []
+    for slot, now in enumerate([0.0, 1.0, 2.0, 10.5, 10.6]):
         rules.begin(slot)
-    for _ in range(14):
-        slots = draw.sample(range(5), draw.randint(1, 5))
-        scores = [[math.nan if draw.random() < 0.05 else draw.gauss(0, 2) for _ in PROBES] for _ in slots]
-        fired = {verdict.slot for verdict in rules.judge(np.array(slots), np.zeros(len(slots), np.int64), np.array(scores))}
-        assert fired == {slot for slot, row in zip(slots, scores, strict=True) if naive.token(slot, row)}
+        found += rules.judge(np.array([slot]), np.array([0]), np.full((1, 3), 2.0), now)
+    assert [(each.action, each.limited) for each in found] == [
+        (Action.HALT, False), (Action.HALT, False), (Action.ALERT, True), (Action.HALT, False), (Action.ALERT, True),
+    ]  # fmt: skip
 
 
-def test_an_unproven_probe_does_not_halt_unless_it_is_named() -> None:
-    text = "rules:\n- {rule: r, desc: d, when: a.last > 1, do: halt, mode: MODE}\n"
-    with pytest.raises(
-        DocumentError, match=r"rule 'r' halts on 'a', whose card says causal: false; set mode: shadow, or accept_unproven: \[a\]"
-    ):
-        RuleEngine.from_text(text.replace("MODE", "armed"), ("a", "b"), unproven=frozenset({"a"}))
-    for allowed in ("shadow", "armed, accept_unproven: [a]"):
-        RuleEngine.from_text(text.replace("MODE", allowed), ("a", "b"), unproven=frozenset({"a"}))
-    RuleEngine.from_text(text.replace("MODE", "armed"), ("a", "b"), unproven=frozenset({"b"}))
+def test_macros_and_their_errors() -> None:
+    text = (
+        "macros: {up: desperation.last > 1, limit: 3 - 1, loop: again, again: loop}\nrules:\n- {rule: r, desc: d, when: WHEN, do: alert}\n"
+    )
+    good = text.replace(", loop: again, again: loop", "")
+    assert run(RuleEngine.from_text(good.replace("WHEN", "up and desperation.last > limit"), probe_facts()), [1.5, 2.5])[0].position == 1
+    with pytest.raises(DocumentError, match="macros loop → again → loop go in a circle"):
+        RuleEngine.from_text(text.replace("WHEN", "up"), probe_facts())
+    with pytest.raises(DocumentError, match=r"rules:3:28: rule 'r', when: column 1: unknown macro 'upp'; did you mean 'up'\?"):
+        RuleEngine.from_text(good.replace("WHEN", "upp"), probe_facts())
+    bad = "macros: {up: desperation.lost > 1}\nrules:\n- {rule: r, desc: d, when: panic.last > 1, do: alert}\n"
+    with pytest.raises(DocumentError, match=r"macro 'up': column 1: .*unknown window 'lost'; did you mean 'last'"):
+        RuleEngine.from_text(bad, probe_facts())
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ("desperation.ewma(8) > fpr(0.5)", "no threshold at a rate of 0.5; it has: 0.01, 0.001"),
+        ("desperation.ewma(9) > fpr(0.01)", "no thresholds for ewma(9); it has: last, ewma(8)"),
+        ("calm.last > fpr(0.01)", "the card of 'calm' has no thresholds"),
+        ("desperation.last - 1 > fpr(0.01)", "compared with one signal"),
+        ("fpr(0.01) > fpr(0.001)", "compared with one signal"),
+        ("desperation.last > fpr(0.01) + 1", "stands alone on one side"),
+        ("desperation.quantile(4, 2) > 1", "a quantile of 2; expected 0 to 1"),
+        ("desperation.quantile(4) > 1", "such as quantile(8, 0.9)"),
+        ("desperation.ewma(stream) > 1", "'ewma' is known over: tokens; got 'stream'"),
+        ("desperation.mean(conversation, 5000) > 1", "a window of 5000 requests; expected 1 to 1000"),
+        ("desperation.mean(stream, 3) > 1", "such as mean(stream)"),
+        ("desperation.mean(n=3) > 1", "without names"),
+        ("desperation.mean(99999999999999999999999) > 1", "a window of too many tokens"),
+    ],
+)
+def test_more_bad_conditions_say_what_is_known(when: str, expected: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        engine(when)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ("request.tenat == 'a'", "unknown attribute 'tenat'; did you mean 'tenant'?"),
+        ("tenant == 'a'", "unknown name 'tenant'"),
+        ("request.tenant ==", "not CEL"),
+        ("request.tenant", "gives a str; expected true or false"),
+        ("request.tenant.matches('(a{1000}){1000}')", "size limit"),
+        ("[1].all(x, [2].all(y, x < y))", "more than one loop"),
+    ],
+)
+def test_bad_matches_say_what_is_wrong(match: str, expected: str) -> None:
+    with pytest.raises(DocumentError, match=r"r\.yaml:\d+:\d+: rule 'r', match: ") as caught:
+        engine("panic.last > 1", match=match)
+    assert expected in str(caught.value)
+
+
+def test_a_rule_must_not_stop_a_reply_on_a_probe_without_proof() -> None:
+    for probe, why in (("calm", "which has no calibration"), ("unproven", "whose card says causal: false")):
+        facts = [*probe_facts(), ProbeFacts("unproven", {"last": {0.01: 1.0}}, causal=False)]
+        text = f"rules:\n- {{rule: r, desc: d, when: {probe}.last > 1, do: halt}}\n"
+        with pytest.raises(DocumentError, match=rf"r.yaml:2:\d+: rule 'r' would halt on '{probe}', {why}.*accept_unproven: \[{probe}\]"):
+            RuleEngine.from_text(text, facts, "r.yaml")
+        RuleEngine.from_text(text.replace("halt}", f"halt, accept_unproven: [{probe}]}}"), facts)
+        RuleEngine.from_text(text.replace("halt}", "alert}"), facts)
+
+
+def test_an_action_that_nobody_takes_is_not_armed() -> None:
+    from rules.ruleset import RuleSet
+
+    text = "rules:\n- {rule: r, desc: d, when: panic.last > 1, do: throttle, mode: MODE}\n"
+    able = frozenset({Action.OBSERVE, Action.ALERT, Action.HALT})
+    with pytest.raises(DocumentError, match=r"throttle is not enforced here yet \(enforced are: observe, alert, halt\)"):
+        RuleEngine(RuleSet.from_text(text.replace("MODE", "armed"), "r"), probe_facts(), able)
+    RuleEngine(RuleSet.from_text(text.replace("MODE", "shadow"), "r"), probe_facts(), able)
+
+
+def test_a_reload_takes_over_what_streams_have_been_through() -> None:
+    rules = engine("desperation.mean(4) > 1", "2 tokens")
+    rules.begin(0)
+    for position in range(5):  # the condition holds at 3 and 4, so it has fired
+        rules.judge(np.array([0]), np.array([position]), np.full((1, 3), 2.0))
+    same = engine("desperation.mean(4) > 1", "2 tokens", desc="said better")
+    same.adopt(rules, {0: {}})
+    assert same.judge(np.array([0]), np.array([5]), np.full((1, 3), 2.0)) == []  # it is still firing
+    other = engine("desperation.mean(3) > 1.9 or desperation.mean(8) > 0")
+    other.adopt(rules, {0: {}})
+    (verdict,) = other.judge(np.array([0]), np.array([5]), np.full((1, 3), 2.0))  # a shorter window is full at once
+    assert verdict.signals["desperation.mean(3)"] == 2.0
+    assert math.isnan(verdict.signals["desperation.mean(8)"])
+
+
+def test_state_a_stream_is_small_and_does_not_grow() -> None:
+    rules = engine("desperation.ewma(8) > 1 and panic.quantile(64, 0.9) > 1 and calm.mean(stream) > 1")
+    before = rules.bytes_a_stream
+    run(rules, [0.0] * 2000)
+    assert rules.bytes_a_stream == before < 4096

@@ -1,0 +1,24 @@
+"""What a rule may know of the probes that it judges: their names, and what their bank's card says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ProbeFacts:
+    """thresholds: {window: {false-positive rate: score}}, such as {"ewma(8)": {0.001: 1.5}}; empty for a probe without calibration.
+
+    causal: whether steering along the probe was shown to change what the model says; None when nobody tried.
+    """
+
+    name: str
+    thresholds: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+    causal: bool | None = None
+
+    def objection(self) -> str:
+        """Why a rule must not stop a reply on this probe; empty when it may."""
+        if self.causal is False:
+            return "whose card says causal: false"
+        return "" if self.thresholds else "which has no calibration"
