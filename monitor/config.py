@@ -74,6 +74,10 @@ class GatewayConfig(_Frozen):
     client_stall_s: float = Field(30.0, gt=0, le=3600, description="a client that reads nothing for so long is dropped")
     max_body_bytes: int = Field(4 << 20, ge=1024)
     max_requests: int = Field(512, ge=1)
+    tenant_header: str | None = Field(None, description="the header in which your own front end names the tenant; never trust a client's")
+    conversation_header: str | None = Field(None, description="the header that is the same for all requests of a conversation")
+    match_headers: tuple[str, ...] = Field((), description="headers that rules may select by")
+    tenants: tuple[str, ...] = Field((), description="tenants that are named in metrics; the others are counted as 'other'")
     expose_scores: bool = Field(True, description="send scores to clients that ask with the header X-Barograph-Scores: 1")
 
 
@@ -92,6 +96,10 @@ class SidecarConfig(_Frozen):
     admin: Address = ("127.0.0.1", 8401)
     ledger: Path = Path("barograph-ledger.jsonl")
     kafka: KafkaConfig | None = None
+    on_stale_thresholds: Literal["shadow", "armed"] = Field(
+        "shadow", description="what becomes of rules where an engine is not the one that the bank was calibrated on"
+    )
+    record_scores: bool = Field(False, description="write every stream's scores to the ledger, for replay")
     canary_every_s: float | None = Field(None, ge=60, description="send the bank's canaries so often; by default only on demand")
     drift_tokens: int = Field(5000, ge=100, description="half-life of the running score distribution that is compared with the card's")
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from monitor import models, wire
+from monitor import models, rulefiles, wire
 from monitor.config import Config
 from monitor.errors import BarographError
 from monitor.receiver import answers
+from monitor.rulebook import ENFORCED
 from probes.bank import BankError
 from rules.document import DocumentError
 from rules.engine import RuleEngine
@@ -99,9 +100,9 @@ def _bank_and_rules(config: Config) -> Iterator[Finding]:
         return
     yield Finding("bank", True, f"{len(bank.names)} probes for {bank.card.model.name}: {', '.join(bank.names)}")
     try:
-        rules = RuleEngine.from_text(config.rules.read_text("utf-8"), bank.names, str(config.rules), bank.unproven)
+        rules = RuleEngine(rulefiles.load(config.rules), rulefiles.facts(bank), ENFORCED)
         yield Finding("rules", True, f"{len(rules.rules)} in {config.rules}")
-    except (OSError, UnicodeDecodeError, DocumentError) as error:
+    except (BarographError, DocumentError) as error:
         yield Finding("rules", False, str(error))
 
 

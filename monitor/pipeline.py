@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,14 +14,18 @@ from pydantic import ValidationError
 
 from monitor import wire
 from monitor.audit.ledger import Ledger
+from monitor.audit.scores import ScoreLog
+from monitor.config import SidecarConfig
 from monitor.drift import Drift
 from monitor.errors import WireError
 from monitor.proof import Proof
-from monitor.sinks.prometheus import Metrics
+from monitor.sinks.prometheus import Metrics, StreamGauges
 from monitor.streams import Stream, StreamTable
 from probes.bank import Bank
 from probes.passport import Passport
-from rules.engine import RuleEngine, Verdict, distinct_rounds, strongest
+from rules.engine import RuleEngine, distinct_rounds
+from rules.schema import Action
+from rules.verdict import Verdict, strongest
 
 log = logging.getLogger("barograph.pipeline")
 
@@ -93,9 +98,13 @@ class Pipeline:
         drift: Drift,
         wake_publisher: Callable[[], None] = lambda: None,
         proof: Proof | None = None,
+        config: SidecarConfig | None = None,
+        tenants: Sequence[str] = (),
     ) -> None:
         self.bank = bank
         self.proof = proof
+        self._config = config or SidecarConfig()
+        self._tenants = frozenset(tenants)
         self.rules = rules
         self.streams = streams
         self.ledger = ledger
@@ -104,6 +113,14 @@ class Pipeline:
         self.sources: set[Source] = set()
         self.stages: tuple[Callable[[Batch], None], ...] = (self.decode, self.meter, self.judge, self.act, self.record, self.publish)
         self._wake_publisher = wake_publisher
+        self._unmatched = 0
+        self.scores = ScoreLog(bank.names, streams, ledger) if self._config.record_scores else None
+        metrics.registry.register(StreamGauges(self._running))
+
+    def use(self, rules: RuleEngine) -> None:
+        """Judge by other rules from the next frame on. Running streams keep what they have been through."""
+        rules.adopt(self.rules, {stream.slot: stream.about for source in self.sources for stream in source.streams.values()})
+        self.rules, self._unmatched = rules, 0
 
     @property
     def scoring(self) -> bool:
@@ -130,8 +147,15 @@ class Pipeline:
             rules=self.rules.digest,
             passport=hello.passport,
             stale=source.stale,
+            rules_in_shadow=self.shadowed(source),
         )
+        if self.shadowed(source):
+            log.warning("all rules are in shadow for %s: its thresholds are stale (%s)", hello.model, ", ".join(source.stale))
         return source
+
+    def shadowed(self, source: Source) -> bool:
+        """Whether its thresholds are stale, and the setting says that nothing may act on them."""
+        return bool(source.stale) and self._config.on_stale_thresholds == "shadow"
 
     def _stale(self, hello: wire.Hello) -> list[str]:
         """Fields in which what the tap runs on differs from what the bank was calibrated for: its thresholds are stale then."""
@@ -197,13 +221,14 @@ class Pipeline:
             metrics.nan.inc(int((~np.isfinite(batch.scores)).any(axis=1).sum()))
 
     def judge(self, batch: Batch) -> None:
+        now = time.monotonic()
         for rows in distinct_rounds(batch.slots):
             slots, positions, scores = batch.slots[rows], batch.positions[rows], batch.scores[rows]
-            verdicts = self.rules.judge(slots, positions, scores)
+            verdicts = self.rules.judge(slots, positions, scores, now)
             for verdict in verdicts:
                 stream = self.streams.by_slot[verdict.slot]
                 stream.verdicts.append(verdict)
-                stream.acting = stream.acting or strongest_halt(verdict)
+                stream.acting = stream.acting or halting(verdict)
             # Only now: a token counts as judged when its verdicts stand, whatever fails on the way.
             self.streams.take(slots, positions, scores)
             batch.verdicts += verdicts
@@ -222,19 +247,28 @@ class Pipeline:
     def record(self, batch: Batch) -> None:
         source = batch.source.hello.source
         for stream in batch.began:
-            self.ledger.append("stream", event="begin", stream=stream.name, source=source)
+            self.ledger.append("stream", event="begin", stream=stream.name, source=source, request=self._recorded(stream))
         if batch.lost:
             self.ledger.append("gap", source=source, frames=batch.lost)
         if batch.failed:
             self.ledger.append("tap", event="failed", source=source, reason=batch.failed)
         for verdict in batch.verdicts:
             rule, stream = verdict.rule, self.streams.by_slot[verdict.slot]
+            if verdict.ended:
+                self.ledger.append("verdict", event="ended", stream=stream.name, source=source, position=verdict.position, rule=rule.rule)
+                continue
             self.ledger.append(
-                "verdict", stream=stream.name, source=source, position=verdict.position, rule=rule.rule, rules=self.rules.digest,
-                action=rule.action.name.lower(), mode="shadow" if verdict.shadow else "armed", severity=rule.severity, when=rule.when,
-                signals=verdict.signals, model_signal=self._tail(verdict),
+                "verdict", event="fired", stream=stream.name, source=source, position=verdict.position, rule=rule.rule,
+                rules=self.rules.digest, digest=verdict.digest, action=verdict.action.name.lower(), mode=verdict.mode, shadow=verdict.shadow,
+                limited=verdict.limited, severity=rule.severity, risk=rule.risk, tags=rule.tags, runbook=rule.runbook, desc=rule.desc,
+                when=rule.when, until=rule.until, hold_for=rule.hold_for.model_dump(), signals=verdict.signals, thresholds=verdict.thresholds,
+                model_signal=self._tail(verdict),
             )  # fmt: skip
+        if self.scores is not None:
+            self.scores.frame(batch.slots, batch.positions)
         for stream, tokens in batch.ended:
+            if self.scores is not None:
+                self.scores.end(stream)
             peak = self.streams.peak[stream.slot]
             self.ledger.append(
                 "stream",
@@ -248,7 +282,18 @@ class Pipeline:
 
     def publish(self, batch: Batch) -> None:
         for verdict in batch.verdicts:
-            self.metrics.verdicts.labels(verdict.rule.rule, verdict.rule.action.name.lower(), "shadow" if verdict.shadow else "armed").inc()
+            if verdict.ended:
+                continue
+            about = self.streams.by_slot[verdict.slot].about
+            tenant = about.get("tenant", "")
+            tenant = tenant if tenant in self._tenants else "other" if tenant else ""
+            self.metrics.verdicts.labels(
+                verdict.rule.rule, verdict.action.name.lower(), verdict.mode, batch.source.hello.model, tenant, about.get("route", "")
+            ).inc()
+            if verdict.limited:
+                self.metrics.limited.labels(verdict.rule.rule).inc()
+        self.metrics.unmatched.inc(self.rules.unmatched - self._unmatched)
+        self._unmatched = self.rules.unmatched
         for stream, _ in batch.ended:
             self._end(batch.source, stream)
         self._gauges()
@@ -261,7 +306,11 @@ class Pipeline:
             return
         stream = self.streams.open((begin.request[: wire.MAX_REQUEST_ID], begin.index), source.hello.source, begin.stream, time.time())
         source.add(stream)
-        self.rules.begin(stream.slot)
+        model = str(stream.about.get("model", ""))
+        adapter = model if model and model != source.hello.model else ""
+        stream.about = {**stream.about, "model": model or source.hello.model, "adapter": adapter, "engine": source.hello.engine}
+        lot = zlib.crc32(stream.name.encode()) / 2**32
+        self.rules.begin(stream.slot, stream.about, stream.conversation, lot, self.shadowed(source))
         batch.began.append(stream)
 
     def _reconcile(self, batch: Batch, live: wire.Live) -> None:
@@ -276,6 +325,7 @@ class Pipeline:
         stream.wake()
 
     def _end(self, source: Source, stream: Stream) -> None:
+        self.rules.end(stream.slot)
         source.remove(stream)
         self.streams.end(stream)
 
@@ -287,15 +337,30 @@ class Pipeline:
     def _named(self, values: NDArray[np.float32]) -> dict[str, float | None]:
         return {name: round(float(x), 3) if np.isfinite(x) else None for name, x in zip(self.bank.names, values, strict=True)}
 
+    def _recorded(self, stream: Stream) -> dict[str, str]:
+        """What the ledger says of a request: nothing of its content, and no headers. The conversation only for replay."""
+        about = {name: str(stream.about.get(name, "")) for name in ("model", "tenant", "route", "adapter", "engine")}
+        return {**about, "conversation": stream.conversation} if self.scores is not None else about
+
+    def _running(self) -> dict[str, tuple[int, dict[str, int]]]:
+        """By model: how many streams run, and for how many of them each rule fires."""
+        slots: dict[str, list[int]] = {}
+        for source in self.sources:
+            slots.setdefault(source.hello.model, []).extend(stream.slot for stream in source.streams.values())
+        names = [rule.rule for rule in self.rules.rules]
+        return {
+            model: (len(each), dict(zip(names, self.rules.firing(np.array(each, np.intp)).tolist(), strict=True)))
+            for model, each in slots.items()
+        }
+
     def _gauges(self) -> None:
-        self.metrics.streams.set(len(self.streams.by_slot))
         self.metrics.taps.set(len(self.sources))
         self.metrics.tap_failed.set(sum(bool(source.failed) for source in self.sources))
         self.metrics.stale.set(sum(bool(source.stale) for source in self.sources))
         self.metrics.ledger_failed.set(bool(self.ledger.failed))
 
 
-def strongest_halt(verdict: Verdict) -> Verdict | None:
+def halting(verdict: Verdict) -> Verdict | None:
     """The verdict itself when it is one that the gateway must act on."""
     chosen = strongest([verdict])
-    return chosen if chosen is not None and chosen.rule.do.halt is not None else None
+    return chosen if chosen is not None and chosen.action == Action.HALT else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import signal
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -16,20 +18,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from monitor import canary, openai
+from monitor import canary, openai, rulefiles
 from monitor.audit.ledger import Ledger
-from monitor.config import Config, read_text
+from monitor.config import Config
 from monitor.drift import Drift
 from monitor.gateway.gateway import Gateway
 from monitor.pipeline import Pipeline
 from monitor.proof import Proof
 from monitor.receiver import Receiver
 from monitor.responses import EventStream
+from monitor.rulebook import Rulebook, RuleError
+from monitor.ruleroutes import rule_routes
 from monitor.serving import Servers
 from monitor.sinks.kafka import KafkaPublisher
 from monitor.sinks.prometheus import Metrics
 from monitor.streams import StreamTable
-from rules.engine import RuleEngine
 
 log = logging.getLogger("barograph.sidecar")
 
@@ -39,20 +42,23 @@ WATCH_S = 0.2
 async def run(config: Config) -> None:
     """Serve until told to stop. What starts last stops first."""
     bank = config.load_bank()
-    rules = RuleEngine.from_text(read_text(config.rules), bank.names, str(config.rules), bank.unproven)
     proof, proof_sha256 = Proof.load(config.tap.verified) if config.tap.verified else (None, "")
     servers = Servers()
     registry = CollectorRegistry()
     drift = Drift(bank, config.sidecar.drift_tokens)
     metrics = Metrics(registry, bank.names, drift)
     ledger = Ledger(config.sidecar.ledger)
+    rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger)
     kafka = KafkaPublisher(config.sidecar.kafka, ledger.path, metrics) if config.sidecar.kafka else None
     wake = kafka.notify if kafka else lambda: None
-    pipeline = Pipeline(bank, rules, StreamTable(len(bank.names)), ledger, metrics, drift, wake, proof)
+    pipeline = Pipeline(
+        bank, rulebook.engine, StreamTable(len(bank.names)), ledger, metrics, drift, wake, proof, config.sidecar, config.gateway.tenants
+    )
+    rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
     gateway = Gateway(config.gateway, pipeline)
     servers.serve(gateway.app, servers.bind("gateway", config.gateway.listen))
-    servers.serve(admin_app(pipeline, registry), servers.bind("admin", config.sidecar.admin))
+    servers.serve(admin_app(pipeline, registry, rulebook, config.sidecar.admin[0]), servers.bind("admin", config.sidecar.admin))
     receiver.start()
     ledger.append(
         "sidecar",
@@ -62,13 +68,14 @@ async def run(config: Config) -> None:
         bank_card=bank.card_sha256,
         corpus=bank.card.corpus_sha256,
         proof=proof_sha256,
-        rules=rules.digest,
-        modes={rule.rule: rule.mode for rule in rules.rules},
+        rules=rulebook.engine.digest,
+        modes={rule.rule: rule.mode for rule in rulebook.engine.rules},
         failure_modes=_failure_modes(config),
     )
     if kafka is not None:
         kafka.start()
-    tasks = [asyncio.create_task(_sync(ledger, metrics))]
+    tasks = [asyncio.create_task(_sync(ledger, metrics)), asyncio.create_task(rulebook.watch())]
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, rulebook)
     if config.sidecar.canary_every_s is not None:
         tasks.append(asyncio.create_task(canary.watch(config, bank, metrics)))
     try:
@@ -83,8 +90,13 @@ async def run(config: Config) -> None:
             await asyncio.to_thread(kafka.close)
 
 
-def admin_app(pipeline: Pipeline, registry: CollectorRegistry) -> Starlette:
-    """Metrics, health, and the live view."""
+def _reload(rulebook: Rulebook) -> None:
+    with contextlib.suppress(RuleError):  # said, counted and recorded
+        rulebook.reload("SIGHUP")
+
+
+def admin_app(pipeline: Pipeline, registry: CollectorRegistry, rulebook: Rulebook, host: str) -> Starlette:
+    """Metrics, health, the live view, and what changes the rules."""
 
     async def health(request: Request) -> Response:
         taps = [
@@ -98,6 +110,7 @@ def admin_app(pipeline: Pipeline, registry: CollectorRegistry) -> Starlette:
             "ledger": pipeline.ledger.failed or "ok",
             "probes": pipeline.bank.names,
             "rules": len(pipeline.rules.rules),
+            "rules_in_shadow": [source.hello.model for source in pipeline.sources if pipeline.shadowed(source)],
         }
         return JSONResponse(body, 200 if healthy else 503)
 
@@ -112,7 +125,15 @@ def admin_app(pipeline: Pipeline, registry: CollectorRegistry) -> Starlette:
     async def watch(request: Request) -> Response:
         return EventStream(_snapshots(pipeline))
 
-    return Starlette(routes=[Route("/health", health), Route("/live", live), Route("/watch", watch), Route("/metrics", metrics)])
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/live", live),
+            Route("/watch", watch),
+            Route("/metrics", metrics),
+            *rule_routes(rulebook, host),
+        ]
+    )
 
 
 async def _snapshots(pipeline: Pipeline) -> AsyncGenerator[bytes]:
@@ -131,11 +152,12 @@ def snapshot(pipeline: Pipeline) -> dict[str, Any]:
         verdicts = [
             {
                 "rule": verdict.rule.rule,
-                "action": verdict.rule.action.name.lower(),
-                "mode": "shadow" if verdict.shadow else "armed",
+                "action": verdict.action.name.lower(),
+                "mode": verdict.mode,
                 "position": verdict.position,
             }
             for verdict in stream.verdicts
+            if not verdict.ended
         ]
         running.append(
             {

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.engine import Verdict
+from rules.selector import Request
+from rules.verdict import Verdict
 
 HISTORY = 64  # last tokens whose scores are kept, for the live view and for clients that ask
 _ARRAYS = ("judged", "gap", "nan", "peak", "history", "ended")
@@ -18,9 +19,14 @@ Key = tuple[str, int]
 
 @dataclass(eq=False)
 class Ticket:
-    """The gateway's interest in one request: its streams by choice, and a bell that rings when one of them moved."""
+    """The gateway's interest in one request: its streams by choice, and a bell that rings when one of them moved.
+
+    `about` are the attributes that rules select by; `conversation` an opaque key.
+    """
 
     request: str
+    about: Request = field(default_factory=dict)
+    conversation: str = ""
     streams: dict[int, Stream] = field(default_factory=dict)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -35,6 +41,8 @@ class Stream:
     number: int
     started: float
     ticket: Ticket | None
+    about: Request = field(default_factory=dict)
+    conversation: str = ""
     verdicts: list[Verdict] = field(default_factory=list)
     acting: Verdict | None = None
 
@@ -65,9 +73,9 @@ class StreamTable:
         self.by_slot: dict[int, Stream] = {}
         self._free = list(range(slots - 1, -1, -1))
 
-    def expect(self, request: str) -> Ticket:
+    def expect(self, request: str, about: Request | None = None, conversation: str = "") -> Ticket:
         """The gateway is about to send a request. `forget` the ticket when its answer is done."""
-        ticket = self.tickets[request] = Ticket(request)
+        ticket = self.tickets[request] = Ticket(request, about or {}, conversation)
         return ticket
 
     def forget(self, ticket: Ticket) -> None:
@@ -87,6 +95,8 @@ class StreamTable:
         self.history[slot] = np.nan
         ticket = self.tickets.get(key[0])
         stream = Stream(key, source, slot, number, started, ticket)
+        if ticket is not None:
+            stream.about, stream.conversation = ticket.about, ticket.conversation
         self.by_slot[slot] = stream
         if ticket is not None:
             ticket.streams[key[1]] = stream

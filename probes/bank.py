@@ -200,11 +200,6 @@ class Bank:
         named = json.dumps([self.names, self.layers]).encode()
         return hashlib.sha256(named + weight.tobytes() + bias.tobytes()).hexdigest()
 
-    @property
-    def unproven(self) -> frozenset[str]:
-        """Probes for which steering was tried and showed no cause."""
-        return frozenset(card.name for card in self.card.probes if card.causal is False)
-
     def affine(self) -> tuple[Floats, Floats]:
         """The scoring as `state @ weight + bias`: float32 [width, k] and [k]."""
         std = np.array([probe.neutral_std for probe in self.card.probes], np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -76,7 +77,7 @@ class Gateway:
             )
         streaming, usage = _wishes(payload)
         headers = {openai.REQUEST_ID_HEADER: openai.new_request_id()}
-        ticket = streams.expect(headers[openai.REQUEST_ID_HEADER])
+        ticket = streams.expect(headers[openai.REQUEST_ID_HEADER], *self._about(request, payload))
         chunks = self._chunks(request, payload, ticket, usage or not streaming)
         if not streaming:
             return await unless_gone(request, self._whole(chunks, headers))
@@ -87,6 +88,19 @@ class Gateway:
             await chunks.aclose()
             raise
         return EventStream(self._stream(first, chunks), headers, self.config.client_stall_s, self.metrics.stalled.inc)
+
+    def _about(self, request: Request, payload: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """What rules may select by, and the conversation's key: a hash, since what clients send is not kept."""
+        config, given = self.config, request.headers
+        about = {
+            "model": str(payload.get("model", ""))[:256],
+            "tenant": given.get(config.tenant_header, "")[:256] if config.tenant_header else "",
+            "route": request.url.path,
+            "header": {name.lower(): given[name][:256] for name in config.match_headers if name in given},
+        }
+        conversation = given.get(config.conversation_header, "") if config.conversation_header else ""
+        named = f"{about['tenant']}\0{conversation}".encode()
+        return about, hashlib.blake2b(named, digest_size=12).hexdigest() if conversation else ""
 
     async def _chunks(self, request: Request, payload: dict[str, Any], ticket: Ticket, usage: bool) -> AsyncGenerator[dict[str, Any]]:
         body = {**payload, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}

@@ -11,7 +11,7 @@ from monitor.audit.ledger import Ledger
 from monitor.config import GatewayConfig
 from monitor.sinks.prometheus import Metrics
 from monitor.streams import Stream, StreamTable, Ticket
-from rules.engine import Verdict
+from rules.verdict import Verdict
 
 Condition = Literal["missing_score", "nan_score", "ledger"]
 

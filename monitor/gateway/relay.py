@@ -103,12 +103,12 @@ class Relay:
         fired = [
             {
                 "rule": verdict.rule.rule,
-                "action": verdict.rule.action.name.lower(),
-                "mode": "shadow" if verdict.shadow else "armed",
+                "action": verdict.action.name.lower(),
+                "mode": verdict.mode,
                 "position": verdict.position,
             }
             for verdict in stream.verdicts
-            if first <= verdict.position < end
+            if first <= verdict.position < end and not verdict.ended
         ]
         return {"position": end - len(recent), "scores": scores, "verdicts": fired}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -60,6 +60,26 @@ class DriftGauges(Collector):
             yield family
 
 
+class StreamGauges(Collector):
+    """Streams that run, and those for which a rule fires, by model: counted when somebody asks.
+
+    `count` gives, for each model, how many run and how many each rule fires for.
+    """
+
+    def __init__(self, count: Callable[[], dict[str, tuple[int, dict[str, int]]]]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[Metric]:
+        running = GaugeMetricFamily("barograph_streams_running", "Generations that are running", labels=["model"])
+        firing = GaugeMetricFamily("barograph_streams_firing", "Running generations for which a rule fires now", labels=["rule", "model"])
+        for model, (streams, rules) in self._count().items():
+            running.add_metric([model], streams)
+            for rule, number in rules.items():
+                firing.add_metric([rule, model], number)
+        yield running
+        yield firing
+
+
 class Metrics:
     """All metrics, in a registry of the caller's."""
 
@@ -70,6 +90,7 @@ class Metrics:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(f"barograph_{name}", text, registry=registry)
 
+        self.registry = registry
         self.scores = ScoreHistogram(probes)
         registry.register(self.scores)
         registry.register(DriftGauges(probes, drift))
@@ -83,8 +104,12 @@ class Metrics:
         self.stale = gauge("taps_stale", "Taps that run on something else than the bank was calibrated for")
         self.quiet = Gauge("barograph_canary_quiet", "1 when none of a probe's canaries raises it any more", ["probe"], registry=registry)
         self.canary_errors = counter("canary_errors", "Rounds of canaries that could not be sent")
-        self.streams = gauge("streams_running", "Generations that are running")
-        self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode"])
+        self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode", "model", "tenant", "route"])
+        self.limited = counter("actions_limited", "Verdicts whose action was weakened by a rule's limit", ["rule"])
+        self.unmatched = counter("rules_unmatched", "Requests for which a rule's match could not tell; the rule applied")
+        self.reload_failed = gauge("rules_reload_failed", "1 while the last change of the rule files is refused")
+        self.frozen = gauge("rules_frozen", "1 while reloads are blocked")
+        self.rules_info = Info("barograph_rules", "The rules in force", registry=registry)
         self.decisions = counter(
             "failure_decisions", "Chunks decided without a good score, by condition and decision", ["condition", "decision"]
         )

@@ -19,6 +19,7 @@ from monitor.drift import Drift
 from monitor.errors import WireError
 from monitor.pipeline import Pipeline, Source
 from monitor.proof import Finding, Proof
+from monitor.rulefiles import facts
 from monitor.sinks.prometheus import Metrics
 from monitor.streams import HISTORY, StreamTable
 from probes.bank import Bank
@@ -37,7 +38,7 @@ class Rig:
         drift = Drift(bank, 1000)
         self.pipeline = Pipeline(
             bank,
-            RuleEngine.from_text(RULES, bank.names),
+            RuleEngine.from_text(RULES, facts(bank)),
             StreamTable(len(bank.names)),
             self.ledger,
             Metrics(self.registry, bank.names, drift),
@@ -92,7 +93,7 @@ def test_a_stream_from_begin_to_end(rig: Rig) -> None:
     assert [stream["event"] for stream in streams] == ["begin", "end"]
     assert (streams[1]["tokens"], streams[1]["judged"], streams[1]["peak"]["panic"]) == (2, 2, 5.0)
     assert rig.sample("barograph_tokens_judged_total") == 2
-    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", mode="armed") == 1
+    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", mode="armed", model="m", tenant="", route="") == 1
     assert rig.sample("barograph_score_bucket", probe="panic", le="2.0") == 1
     assert rig.pipeline.streams.by_slot == {}
 
