@@ -13,6 +13,7 @@ import typer
 from monitor import __version__
 from monitor.errors import BarographError
 from monitor.probes_cli import app as probes_app
+from monitor.rules_cli import app as rules_app
 
 if TYPE_CHECKING:
     from monitor.config import Config
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Barograph watches the pressure inside a language model, token by token.",
 )
 app.add_typer(probes_app, name="probes")
+app.add_typer(rules_app, name="rules")
 engine_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(engine_app, name="engine")
 

@@ -86,6 +86,9 @@ class KafkaConfig(_Frozen):
 
     bootstrap: str
     topic: str = Field("barograph.verdicts", pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    scores_topic: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where recorded scores go, with sidecar.record_scores"
+    )
     username: str | None = None
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
 

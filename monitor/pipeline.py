@@ -121,6 +121,7 @@ class Pipeline:
         """Judge by other rules from the next frame on. Running streams keep what they have been through."""
         rules.adopt(self.rules, {stream.slot: stream.about for source in self.sources for stream in source.streams.values()})
         self.rules, self._unmatched = rules, 0
+        self._expect()
 
     @property
     def scoring(self) -> bool:
@@ -135,6 +136,7 @@ class Pipeline:
             )
         source = Source(hello, self._stale(hello))
         self.sources.add(source)
+        self._expect()
         self._gauges()
         self.ledger.append(
             "tap",
@@ -156,6 +158,11 @@ class Pipeline:
     def shadowed(self, source: Source) -> bool:
         """Whether its thresholds are stale, and the setting says that nothing may act on them."""
         return bool(source.stale) and self._config.on_stale_thresholds == "shadow"
+
+    def _expect(self) -> None:
+        rules = [(rule.rule, rule.action.name.lower()) for rule in self.rules.rules]
+        for model in {source.hello.model for source in self.sources}:
+            self.metrics.expect(rules, model, ("", "other", *sorted(self._tenants)))
 
     def _stale(self, hello: wire.Hello) -> list[str]:
         """Fields in which what the tap runs on differs from what the bank was calibrated for: its thresholds are stale then."""
@@ -288,7 +295,7 @@ class Pipeline:
             tenant = about.get("tenant", "")
             tenant = tenant if tenant in self._tenants else "other" if tenant else ""
             self.metrics.verdicts.labels(
-                verdict.rule.rule, verdict.action.name.lower(), verdict.mode, batch.source.hello.model, tenant, about.get("route", "")
+                verdict.rule.rule, verdict.action.name.lower(), verdict.mode, batch.source.hello.model, tenant
             ).inc()
             if verdict.limited:
                 self.metrics.limited.labels(verdict.rule.rule).inc()

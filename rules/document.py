@@ -67,6 +67,8 @@ def read(text: str, model: type[Model], name: str) -> Document[Model]:
     except yaml.MarkedYAMLError as error:
         where = _at(error.problem_mark) if error.problem_mark else "1:1"
         raise DocumentError(f"{name}:{where}: not YAML: {error.problem}") from None
+    except UnicodeEncodeError:
+        raise DocumentError(f"{name}: half of a surrogate pair; expected UTF-8") from None
     except yaml.YAMLError as error:
         raise DocumentError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -101,6 +103,8 @@ def _build(loader: Any, node: Any, path: Path, marks: dict[Path, Mark], values: 
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, (*path, i), marks, values, name) for i, item in enumerate(node.value)]
+    if node.tag.endswith(":int") and node.value[:2].lower() in ("0x", "0b", "0o"):
+        raise DocumentError(f"{name}:{_at(node.start_mark)}: {node.value[:40]} is a number in another base; put quotes around a text")
     one_line = node.start_mark.line == node.end_mark.line
     values[path] = (
         node.start_mark.line + 1,

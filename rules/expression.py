@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
@@ -195,7 +196,9 @@ class Expression:
 def parsed(text: str) -> ast.expr:
     """The tree of one expression. Raises ExpressionError."""
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own remarks on odd literals
+            return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError(getattr(error, "offset", None) or 1, f"cannot read the condition; {EXPECTED}") from None
 

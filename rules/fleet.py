@@ -16,7 +16,7 @@ from rules.nearest import unknown
 from rules.ruleset import RuleSet
 from rules.schema import ACTIONS, Fleet, Rule, Span
 
-LABELS = ("model", "tenant", "route", "rule", "action", "mode")
+LABELS = ("model", "tenant", "rule", "action", "mode")
 SHARED = ("model",)  # by which running streams are counted
 _FORM = re.compile(
     r"\s*(?P<what>rate|count|share)\s*\(\s*(?P<name>[a-z][a-z0-9_]*)\s*(?:\[\s*(?P<window>\d{1,5}[smhd])\s*\])?\s*\)"

@@ -164,8 +164,8 @@ class _Loader:
             return
         if len(self._sources) >= MAX_FILES:
             raise DocumentError(f"{name}: more than {MAX_FILES} files are included")
-        self._sources[name] = hashlib.sha256(text.encode()).hexdigest()
         document = read(text, RuleFile, name)
+        self._sources[name] = hashlib.sha256(text.encode()).hexdigest()
         file = document.model
         for included in file.include:
             self.load(*self._read(included, name), (*within, name))

@@ -44,7 +44,7 @@ class Stream(_Frozen):
     expect: tuple[Expected, ...] = ()
 
 
-class Test(_Frozen):
+class RuleTest(_Frozen):
     """One stream, written out in the test itself, or several in turn, as in a conversation."""
 
     name: str
@@ -60,11 +60,11 @@ class Test(_Frozen):
         return data
 
 
-class TestFile(_Frozen):
+class RuleTests(_Frozen):
     """`rules` names a pack or a file beside this one."""
 
     rules: str
-    tests: tuple[Test, ...] = Field(min_length=1)
+    tests: tuple[RuleTest, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,20 @@ class Outcome:
         return not self.difference
 
 
-def run(file: TestFile, ruleset: RuleSet, probes: Iterable[ProbeFacts], name: str) -> list[Outcome]:
+def run(file: RuleTests, ruleset: RuleSet, probes: Iterable[ProbeFacts], name: str) -> list[Outcome]:
     """Run the tests of a file. Raises DocumentError for a rule set that does not compile, and for names that nobody knows."""
     facts = tuple(probes)
     _check_names(file, ruleset, [each.name for each in facts], name)
     return [_run(test, ruleset, facts) for test in file.tests]
 
 
-def untested(files: Iterable[TestFile], rules: Iterable[str]) -> list[str]:
+def untested(files: Iterable[RuleTests], rules: Iterable[str]) -> list[str]:
     """Rules that no test expects to fire."""
     seen = {expected.rule for file in files for test in file.tests for stream in test.streams for expected in stream.expect}
     return [rule for rule in rules if rule not in seen]
 
 
-def _check_names(file: TestFile, ruleset: RuleSet, probes: list[str], name: str) -> None:
+def _check_names(file: RuleTests, ruleset: RuleSet, probes: list[str], name: str) -> None:
     rules = [rule.rule for rule in ruleset.rules]
     for test in file.tests:
         for stream in test.streams:
@@ -104,7 +104,7 @@ def _check_names(file: TestFile, ruleset: RuleSet, probes: list[str], name: str)
                     raise DocumentError(f"{name}: test '{test.name}': {unknown('rule', expected.rule, rules)}")
 
 
-def _run(test: Test, ruleset: RuleSet, probes: tuple[ProbeFacts, ...]) -> Outcome:
+def _run(test: RuleTest, ruleset: RuleSet, probes: tuple[ProbeFacts, ...]) -> Outcome:
     engine = RuleEngine(ruleset, probes)
     difference = []
     now = 0.0
@@ -175,7 +175,7 @@ def _said(expected: Expected) -> str:
     return f"{expected.rule} fires at {expected.at}" + (f" ({details})" if details else "") + end
 
 
-def coverage(files: Iterable[TestFile], ruleset: RuleSet) -> Mapping[str, bool]:
+def coverage(files: Iterable[RuleTests], ruleset: RuleSet) -> Mapping[str, bool]:
     """Of each rule that is not disabled, whether a test expects it to fire."""
     missing = set(untested(files, [rule.rule for rule in ruleset.rules]))
     return {rule.rule: rule.rule not in missing for rule in ruleset.rules if rule.mode != "disabled"}

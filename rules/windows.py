@@ -23,7 +23,7 @@ Slots = NDArray[np.intp]
 class Windows:
     """The state of every signal of a rule set.
 
-    ring [slots, length, probes in use]: the last scores. smooth [slots, averages]: running ewma. count [slots]: tokens in the
+    ring [probes in use, slots, length]: the last scores. smooth [slots, averages]: running ewma. count [slots]: tokens in the
     ring. `totals` keeps what whole streams and conversations need.
     """
 
@@ -38,11 +38,11 @@ class Windows:
         self.length = max((signal.size for signal in ringed), default=0)
         self.used = tuple(dict.fromkeys(signal.probe for signal in ringed))
         self._used_columns = [probes.index(probe) for probe in self.used]
-        # Signals of one size are read in one go: [size, places in `used`, signals].
+        # Signals of one size look at the same places.
         self._groups = {
             size: [signal for signal in ringed if signal.size == size] for size in dict.fromkeys(signal.size for signal in ringed)
         }
-        self._ring = np.zeros((slots, self.length, len(self.used)), np.float32)
+        self._ring = np.zeros((len(self.used), slots, self.length), np.float32)
         self._smooth = np.zeros((slots, len(self._ewma)))
         self._count = np.zeros(slots, np.int64)
         wide = [signal for signal in signals if signal.scope in (STREAM, CONVERSATION)]
@@ -52,11 +52,19 @@ class Windows:
 
     @property
     def bytes_a_stream(self) -> int:
-        arrays: list[NDArray[Any]] = [self._ring, self._smooth, self._count, *(self._totals.arrays() if self._totals else ())]
+        arrays: list[NDArray[Any]] = [
+            self._ring.swapaxes(0, 1),
+            self._smooth,
+            self._count,
+            *(self._totals.arrays() if self._totals else ()),
+        ]
         return sum(int(array[:1].nbytes) for array in arrays)
 
     def grow(self, slots: int) -> None:
-        for name in ("_ring", "_smooth", "_count"):
+        ring = np.zeros((len(self.used), slots, self.length), np.float32)
+        ring[:, : self._ring.shape[1]] = self._ring
+        self._ring = ring
+        for name in ("_smooth", "_count"):
             old = getattr(self, name)
             new = np.zeros((slots, *old.shape[1:]), old.dtype)
             new[: len(old)] = old
@@ -93,7 +101,7 @@ class Windows:
             values |= {signal: smooth[:, i] for i, signal in enumerate(self._ewma)}
         count = self._count[slots]
         if self.length:
-            self._ring[slots, count % self.length] = scores[:, self._used_columns]
+            self._ring[:, slots, count % self.length] = scores[:, self._used_columns].T
         count += 1
         self._count[slots] = count
         for size, signals in self._groups.items():
@@ -103,25 +111,22 @@ class Windows:
         return values
 
     def _windowed(self, size: int, signals: list[Signal], slots: Slots, count: NDArray[np.int64]) -> dict[Signal, Floats]:
-        """Values of all signals over the last `size` tokens. window [n, size, used], oldest token first."""
-        places = (count[:, None] - size + np.arange(size)) % self.length
-        window = self._ring[slots[:, None], places].astype(np.float64)
-        unknown = np.isnan(window).any(axis=1) | (count < size)[:, None]
-        found: dict[str, Floats] = {}
+        """Values of all signals over the last `size` tokens; a window [n, size] is oldest token first."""
+        places = slots[:, None] * self.length + (count[:, None] - size + np.arange(size)) % self.length
+        young = count < size if (count < size).any() else None
         values = {}
-        for signal in signals:
-            column = self.used.index(signal.probe)
-            if signal.kind not in found and signal.kind not in ("quantile", "count_above"):
-                found[signal.kind] = _over_all(signal.kind, window)
-            if signal.kind == "quantile" and "sorted" not in found:
-                found["sorted"] = np.sort(window, axis=1)
-            if signal.kind == "quantile":
-                value = _quantile(found["sorted"][:, :, column], signal.argument or 0.0)
-            elif signal.kind == "count_above":
-                value = (window[:, :, column] > signal.argument).sum(axis=1).astype(np.float64)
-            else:
-                value = found[signal.kind][:, column]
-            values[signal] = np.where(unknown[:, column], np.nan, value)
+        for probe in dict.fromkeys(signal.probe for signal in signals):
+            window = self._ring[self.used.index(probe)].reshape(-1).take(places)
+            ordered = None
+            for signal in signals:
+                if signal.probe != probe:
+                    continue
+                if signal.kind == "quantile":
+                    ordered = np.sort(window, axis=1) if ordered is None else ordered
+                    value = _quantile(ordered, signal.argument or 0.0)
+                else:
+                    value = _over(signal, window)
+                values[signal] = value if young is None else np.where(young, np.nan, value)
         return values
 
     def adopt(self, other: Windows, slots: Slots) -> None:
@@ -131,15 +136,11 @@ class Windows:
         """
         kept = min(self.length, other.length) if set(self.used) <= set(other.used) else 0
         if kept:
-            count = other._count[slots]
-            columns = [other.used.index(probe) for probe in self.used]
-            # The last `kept` tokens, laid from place 0 on; those before the stream's start are never read.
-            places = (count[:, None] - kept + np.arange(kept)) % other.length
-            self._ring[slots[:, None], np.arange(kept)] = other._ring[slots[:, None], places][:, :, columns]
-            have = np.minimum(count, kept)
-            shift = kept - have  # a young stream has fewer: move them to the front
-            order = (np.arange(kept)[None] + shift[:, None]) % kept
-            self._ring[slots[:, None], np.arange(kept)] = np.take_along_axis(self._ring[slots, :kept], order[:, :, None], axis=1)
+            # Laid from place 0 on, oldest first: places before a stream's first token hold what nobody reads.
+            have = np.minimum(other._count[slots], kept)
+            places = (other._count[slots, None] - have[:, None] + np.arange(kept)) % other.length
+            for place, probe in enumerate(self.used):
+                self._ring[place, slots[:, None], np.arange(kept)] = other._ring[other.used.index(probe), slots[:, None], places]
             self._count[slots] = have
         for i, signal in enumerate(self._ewma):
             if signal in other._ewma:
@@ -150,22 +151,26 @@ class Windows:
             self.conversations.adopt(other.conversations)
 
 
-def _over_all(kind: str, window: Floats) -> Floats:
-    """[n, used] of windows [n, size, used]."""
-    if kind == "mean":
-        value: Floats = window.mean(axis=1)
-    elif kind == "slope":
+def _over(signal: Signal, window: NDArray[np.float32]) -> Floats:
+    """[n] of windows [n, size]. A score that is missing makes the whole window unknown."""
+    value: Floats
+    if signal.kind == "mean":
+        value = window.mean(axis=1, dtype=np.float64)
+    elif signal.kind == "slope":
         steps = np.arange(window.shape[1]) - (window.shape[1] - 1) / 2
-        value = np.einsum("nsk,s->nk", window, steps) / (steps @ steps)
+        value = window.astype(np.float64) @ (steps / (steps @ steps))
+    elif signal.kind == "count_above":
+        above = (window > (signal.argument or 0.0)).sum(axis=1)
+        value = np.where(np.isnan(window).any(axis=1), np.nan, above)
     else:
-        value = window.max(axis=1) if kind == "max" else window.min(axis=1)
+        value = (window.max(axis=1) if signal.kind == "max" else window.min(axis=1)).astype(np.float64)
     return value
 
 
-def _quantile(ordered: Floats, q: float) -> Floats:
-    """Linear interpolation between the two nearest of `ordered` [n, size]."""
+def _quantile(ordered: NDArray[np.float32], q: float) -> Floats:
+    """Linear interpolation between the two nearest of `ordered` [n, size], in which missing scores stand last."""
     place = q * (ordered.shape[1] - 1)
     low = int(place)
     high = min(low + 1, ordered.shape[1] - 1)
-    value: Floats = ordered[:, low] + (ordered[:, high] - ordered[:, low]) * (place - low)
-    return value
+    lower, upper = ordered[:, low].astype(np.float64), ordered[:, high].astype(np.float64)
+    return np.where(np.isnan(ordered[:, -1]), np.nan, lower + (upper - lower) * (place - low))

@@ -19,6 +19,7 @@ log = logging.getLogger("barograph.kafka")
 
 PASSWORD = "BAROGRAPH_KAFKA_PASSWORD"
 KINDS = ("verdict", "failure")
+SCORES = ("scores", "stream")  # what a replay needs
 BATCH = 500
 RETRY_S = 1.0
 
@@ -110,6 +111,8 @@ class KafkaPublisher:
             record = json.loads(line)
         except ValueError:
             return None  # a torn line, from a crash of the machine
-        if record.get("kind") not in KINDS:
+        kind = record.get("kind")
+        topic = self._config.topic if kind in KINDS else self._config.scores_topic if kind in SCORES else None
+        if topic is None:
             return None
-        return producer.send(self._config.topic, value=line, key=str(record.get("stream", "")).encode())
+        return producer.send(topic, value=line, key=str(record.get("stream", "")).encode())

@@ -104,7 +104,7 @@ class Metrics:
         self.stale = gauge("taps_stale", "Taps that run on something else than the bank was calibrated for")
         self.quiet = Gauge("barograph_canary_quiet", "1 when none of a probe's canaries raises it any more", ["probe"], registry=registry)
         self.canary_errors = counter("canary_errors", "Rounds of canaries that could not be sent")
-        self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode", "model", "tenant", "route"])
+        self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode", "model", "tenant"])
         self.limited = counter("actions_limited", "Verdicts whose action was weakened by a rule's limit", ["rule"])
         self.unmatched = counter("rules_unmatched", "Requests for which a rule's match could not tell; the rule applied")
         self.reload_failed = gauge("rules_reload_failed", "1 while the last change of the rule files is refused")
@@ -125,3 +125,11 @@ class Metrics:
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
         self.publish_errors = counter("kafka_errors", "Failed attempts to publish")
+
+    def expect(self, rules: Iterable[tuple[str, str]], model: str, tenants: Iterable[str]) -> None:
+        """Series of verdicts begin at 0: what Prometheus first sees at 1 has no increase, and would alert nobody. rules: (name, action)."""
+        tenants = tuple(tenants)
+        for rule, action in rules:
+            for mode in ("armed", "shadow"):
+                for tenant in tenants:
+                    self.verdicts.labels(rule, action, mode, model, tenant)

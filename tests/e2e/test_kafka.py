@@ -20,6 +20,7 @@ from probes.bank import Bank
 from tests.stack import Stack, eventually, free_port
 
 TOPIC = "barograph.verdicts"
+SCORES = "barograph.scores"
 RULES = "rules:\n- {rule: each, desc: d, when: calm.last > -99, do: alert, mode: armed}\n"
 
 
@@ -49,8 +50,8 @@ def broker(port: int, log: Path) -> Iterator[str]:
             try:
                 admin = KafkaAdminClient(bootstrap_servers=address, request_timeout_ms=3000)
                 try:
-                    if TOPIC not in admin.list_topics():
-                        admin.create_topics([NewTopic(TOPIC, num_partitions=1, replication_factor=1)])
+                    for topic in {TOPIC, SCORES} - set(admin.list_topics()):
+                        admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
                 finally:
                     admin.close()
                 return True
@@ -117,3 +118,45 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path, bank: Bank) -> None:
             publisher.start()
             publisher.close(timeout=20)
         assert [record["turn"] for record in consume(address, 2)] == [0, 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
+def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> None:
+    import numpy as np
+    from prometheus_client import CollectorRegistry
+
+    from monitor.audit.ledger import Ledger
+    from monitor.audit.scores import ScoreLog
+    from monitor.config import KafkaConfig
+    from monitor.drift import Drift
+    from monitor.recordings import RecordingError, recordings
+    from monitor.sinks.kafka import KafkaPublisher
+    from monitor.sinks.prometheus import Metrics
+    from monitor.streams import StreamTable
+
+    ledger, table = Ledger(tmp_path / "ledger.jsonl"), StreamTable(len(bank.names))
+    log = ScoreLog(bank.names, table, ledger)
+    scores = np.random.default_rng(0).normal(0, 2, (2, 150, len(bank.names))).astype("<f2").astype(np.float32)
+    streams = [table.open((name, 0), "source", number, 0.0) for number, name in enumerate("ab")]
+    for stream in streams:
+        ledger.append("stream", event="begin", stream=stream.name, request={"tenant": "acme", "conversation": "k"})
+    slots = np.array([stream.slot for stream in streams])
+    for position in range(150):
+        table.take(slots, np.full(2, position), scores[:, position])
+        log.frame(slots, np.full(2, position))
+    for stream in streams:
+        log.end(stream)
+    with broker(free_port(), tmp_path / "broker.log") as address:
+        metrics = Metrics(CollectorRegistry(), bank.names, Drift(bank, 100))
+        publisher = KafkaPublisher(KafkaConfig(bootstrap=address, scores_topic=SCORES), ledger.path, metrics)
+        publisher.start()
+        publisher.close(timeout=20)
+        back = recordings(f"kafka://{address}/{SCORES}", bank.names)
+        with pytest.raises(RecordingError, match="no such topic"):
+            recordings(f"kafka://{address}/nothing", bank.names)
+    assert [each.stream for each in back] == ["a#0", "b#0"]
+    for each, wanted in zip(back, scores, strict=True):
+        assert np.array_equal(each.scores, wanted)
+        assert (each.conversation, each.request["tenant"]) == ("k", "acme")
+        assert len(each.times) == 150
+    assert len(recordings(str(ledger.path), bank.names)) == 2

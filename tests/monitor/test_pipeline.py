@@ -93,7 +93,7 @@ def test_a_stream_from_begin_to_end(rig: Rig) -> None:
     assert [stream["event"] for stream in streams] == ["begin", "end"]
     assert (streams[1]["tokens"], streams[1]["judged"], streams[1]["peak"]["panic"]) == (2, 2, 5.0)
     assert rig.sample("barograph_tokens_judged_total") == 2
-    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", mode="armed", model="m", tenant="", route="") == 1
+    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", mode="armed", model="m", tenant="") == 1
     assert rig.sample("barograph_score_bucket", probe="panic", le="2.0") == 1
     assert rig.pipeline.streams.by_slot == {}
 

@@ -1,0 +1,150 @@
+"""Exported rules on a real Prometheus, and an alert's way through a real Alertmanager back to the rules."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from monitor.rulefiles import packs
+from tests.stack import Stack, eventually, free_port
+
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, ("prometheus", "promtool", "prometheus-alertmanager"))),
+    reason="needs Debian's packages prometheus and prometheus-alertmanager",
+)
+
+RULES = """
+rules:
+- {rule: each, desc: Fires in every stream., when: panic.last > -99, for: 2 tokens, do: alert, mode: armed}
+- {rule: stop, desc: Stops every stream., when: panic.last > -99, for: 4 tokens, do: {halt: {message: Stopped.}}, mode: shadow}
+fleet:
+- fleet: it_spreads
+  desc: It fires again and again.
+  when: count(each[1m]) by model > 1
+  for: 1s
+  severity: critical
+  arm: [stop]
+"""
+
+
+def export(rules: str, out: Path) -> None:
+    command = [sys.executable, "-m", "monitor", "rules", "export-prometheus", "--rules", rules, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def promtool(*arguments: str) -> None:
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("pack", packs())
+def test_prometheus_takes_what_is_exported(tmp_path: Path, pack: str) -> None:
+    export(pack, tmp_path / "rules.yaml")
+    promtool("check", "rules", str(tmp_path / "rules.yaml"))
+
+
+def test_fleet_rules_mean_what_they_say(tmp_path: Path) -> None:
+    """promtool's own tests: a tenant whose replies are halted, and a share of streams."""
+    export("strict", tmp_path / "rules.yaml")
+    halts = 'barograph_verdicts_total{rule="stop_panic", action="halt", mode="armed", model="m", tenant="%s"}'
+    series = {
+        halts % "a": "0+20x30",  # a third of a halt a second
+        halts % "b": "0+1x30",
+        'barograph_streams_firing{rule="stop_panic", model="m"}': "0x10 6x20",
+        'barograph_streams_firing{rule="stop_panic", model="n"}': "0x10 4x20",
+        'barograph_streams_running{model="m"}': "100x30",
+        'barograph_streams_running{model="n"}': "100x30",
+    }
+    alert = {"severity": "critical", "barograph": "fleet"}
+    runbook = "docs/runbooks/{}.md"
+    test = {
+        "rule_files": ["rules.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [{
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "alert_rule_test": [
+                {"eval_time": "20m", "alertname": "BarographHaltsByTenant", "exp_alerts": [{
+                    "exp_labels": {**alert, "tenant": "a"},
+                    "exp_annotations": {"summary": "One tenant's replies are stopped again and again.", "runbook_url": runbook.format("desperation")},
+                }]},
+                {"eval_time": "8m", "alertname": "BarographPanicSpreads", "exp_alerts": []},
+                {"eval_time": "20m", "alertname": "BarographPanicSpreads", "exp_alerts": [{
+                    "exp_labels": {**alert, "model": "m", "barograph_arm": "stop_panic"},
+                    "exp_annotations": {
+                        "summary": "Panic is up in more than one of twenty running replies of a model; while it is, the rule that stops them is armed.",
+                        "runbook_url": runbook.format("panic"),
+                    },
+                }]},
+            ],
+        }],
+    }  # fmt: skip
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+    promtool("test", "rules", str(tmp_path / "test.yaml"))
+
+
+@contextmanager
+def running(command: list[str], log: Path) -> Iterator[None]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def test_an_alert_comes_back_and_arms_a_rule(tmp_path: Path) -> None:
+    prometheus, alertmanager = free_port(), free_port()
+    with Stack(tmp_path, rules=RULES) as stack:
+        export(str(stack.folder / "rules.yaml"), tmp_path / "exported.yaml")
+        (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(tmp_path / "exported.yaml")],
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]},
+            "scrape_configs": [{"job_name": "barograph", "static_configs": [{"targets": [f"127.0.0.1:{stack.ports['admin']}"]}]}],
+        }))  # fmt: skip
+        (tmp_path / "alertmanager.yaml").write_text(yaml.safe_dump({
+            "route": {"receiver": "barograph", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "1m"},
+            "receivers": [{"name": "barograph", "webhook_configs": [{"url": stack.admin("/alertmanager"), "send_resolved": True}]}],
+        }))  # fmt: skip
+        storing, managing = (
+            [
+                binary,
+                f"--config.file={tmp_path / name}.yaml",
+                f"--{flag}={tmp_path / name}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                *more,
+            ]
+            for binary, name, flag, port, more in (
+                ("prometheus", "prometheus", "storage.tsdb.path", prometheus, []),
+                ("prometheus-alertmanager", "alertmanager", "storage.path", alertmanager, ["--cluster.listen-address="]),
+            )
+        )
+        with running(managing, tmp_path / "alertmanager.log"), running(storing, tmp_path / "prometheus.log"):
+
+            def scraped() -> bool:
+                query = {"query": 'barograph_verdicts_total{rule="each",mode="armed",tenant=""}'}
+                found = httpx.get(f"http://127.0.0.1:{prometheus}/api/v1/query", params=query).json()["data"]["result"]
+                return bool(found)
+
+            eventually(scraped, "Prometheus has seen the rule's series at 0", 60)
+            for _ in range(3):
+                assert stack.chat(max_tokens=8).json()["choices"][0]["finish_reason"] == "length"
+            mode = "BarographItSpreads fired and came back"
+            eventually(
+                lambda: {rule["rule"]: rule["mode"] for rule in httpx.get(stack.admin("/rules")).json()["rules"]}["stop"] == "armed",
+                mode,
+                90,
+            )
+            assert stack.chat(max_tokens=8).json()["choices"][0]["finish_reason"] == "content_filter"
+        assert stack.ledger("rules")[-1]["modes"] == {"stop": "armed"}

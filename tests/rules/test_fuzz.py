@@ -1,0 +1,110 @@
+"""Wild rule files: read or refused, with a place, within a tenth of a second of processor time, and never a crash.
+
+`BAROGRAPH_FUZZ_CASES=100000 pytest tests/rules/test_fuzz.py` runs the long version; each case comes from a seed that a failure prints.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+
+import pytest
+
+from monitor.config import PACKS
+from rules.document import MAX_BYTES, DocumentError, parse
+from rules.engine import RuleEngine
+from rules.expression import Expression
+from rules.facts import ProbeFacts
+from rules.fleet import prometheus
+from rules.reading import ExpressionError
+from rules.ruleset import RuleSet
+from rules.testing import RuleTests
+from tests.rules.naive import probe_facts
+
+CASES = int(os.environ.get("BAROGRAPH_FUZZ_CASES", "2000"))
+LIMIT_S = 0.1
+NAMES = ("desperation", "panic", "hostility", "frustration", "calm", "valence", "arousal")
+FACTS = [ProbeFacts(name, probe_facts()[0].thresholds, True) for name in NAMES]
+TEXTS = [path.read_text() for path in sorted(PACKS.glob("*.yaml"))]
+PIECES = [
+    "desperation", ".ewma(8)", ".quantile(4, 0.5)", "fpr(0.001)", "(", ")", " > ", " and ", " or ", "not ", "-", "/", "0", "1e999", "9" * 400, "nan", "é", "\0",
+    "\t", "\n", ": ", "- ", "{", "}", "[", "]", "&a ", "*a ", "!!python/object:os.system ", "? ", "| ", "> ", "'", '"', "#", "%", "@", "`", "0x40", "1_000", "~",
+    "null", "true", "2001-01-01", "<<: ", "rules:\n", "macros: {a: b, b: a}\n", "include: [default]\n", "for: 9999999999 tokens\n", "__import__('os')",
+    "lambda: 0", "(" * 80, "[" * 80, "not " * 60, "a" * 3000, "\ud800", "conversation", "stream", ".mean(conversation, 5)", "canary: 200%\n",
+]  # fmt: skip
+
+
+def mutated(text: str, chance: random.Random) -> str:
+    for _ in range(chance.randint(1, 6)):
+        at, end = sorted(chance.randrange(len(text) + 1) for _ in range(2))
+        end = min(end, at + chance.choice([0, 1, 5, 40, 400]))
+        what = chance.randrange(4)
+        piece = chance.choice(PIECES) if what else text[at:end] * chance.randint(0, 3)
+        text = text[:at] + piece + text[end if what > 1 else at :]
+    return text
+
+
+def expression(chance: random.Random) -> str:
+    return "".join(chance.choice(PIECES) for _ in range(chance.randint(1, 14)))[:2000]
+
+
+@pytest.mark.timeout(3600)
+def test_wild_files_are_read_or_refused_quickly() -> None:
+    slow = []
+    refused = 0
+    for seed in range(CASES):
+        chance = random.Random(seed)
+        text = mutated(chance.choice(TEXTS), chance)
+        start = time.thread_time()
+        try:
+            if seed % 4 == 3:
+                parse(text, RuleTests, "f.yaml")
+            else:
+                ruleset = RuleSet.from_text(text, "f.yaml")
+                RuleEngine(ruleset, FACTS).begin(0, {"tenant": "a"})
+                prometheus(ruleset)
+        except DocumentError as error:
+            refused += 1
+            assert str(error).startswith("f.yaml"), (seed, str(error)[:300])
+        if (taken := time.thread_time() - start) > LIMIT_S:
+            slow.append((seed, taken))
+    assert slow == []
+    assert refused > CASES / 4  # the mutations do bite
+
+
+@pytest.mark.timeout(3600)
+def test_wild_conditions_are_compiled_or_refused_quickly() -> None:
+    facts = {each.name: each for each in FACTS}
+    for seed in range(CASES):
+        text = expression(random.Random(seed))
+        start = time.thread_time()
+        try:
+            Expression(text, facts, {"up": "desperation.last > 1", "loop": "loop"})
+        except ExpressionError as error:
+            assert re.match(r"column \d+: ", str(error)), seed
+        assert time.thread_time() - start < LIMIT_S, seed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * (10 << 20),
+        "- " * 100_000,
+        "[" * 100_000,
+        "{a: " * 50_000,
+        "rules:\n" + "- {rule: r, desc: d, when: panic.last > 1, do: alert}\n" * 100_000,
+        "a: &a [x, x, x]\n" + "".join(f"b{i}: &b{i} [*a, *a, *a]\n" for i in range(20)),
+        "rules: !!python/object/apply:os.system ['true']\n",
+        "? " * 10_000,
+        "'" + "x\n" * 100_000,
+        "a: " + "9" * 200_000,
+        "lists: {l: [" + "x, " * 80_000 + "]}\nrules: []\n",
+    ],
+)
+def test_bombs_are_refused_quickly(text: str) -> None:
+    start = time.thread_time()
+    with pytest.raises(DocumentError, match=r"f\.yaml"):
+        RuleSet.from_text(text, "f.yaml")
+    assert time.thread_time() - start < (LIMIT_S if len(text) > MAX_BYTES else 5 * LIMIT_S)
