@@ -11,7 +11,9 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-MAX_BYTES = 256 << 10  # read in well under a tenth of a second; several hundred rules
+# What is within both is read in about a tenth of a second: several hundred rules.
+MAX_BYTES = 256 << 10
+MAX_VALUES = 15_000
 MAX_DEPTH = 32
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -56,7 +58,9 @@ def read(text: str, model: type[Model], name: str) -> Document[Model]:
     try:
         # Anchors are refused: nothing here needs them, and nested ones grow without bound (the YAML bomb).
         depth = 0
-        for event in yaml.parse(text, LOADER):
+        for number, event in enumerate(yaml.parse(text, LOADER)):
+            if number > MAX_VALUES:
+                raise DocumentError(f"{name}:{_at(event.start_mark)}: more than {MAX_VALUES} keys and values")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise DocumentError(f"{name}:{_at(event.start_mark)}: nested too deeply; expected at most {MAX_DEPTH} levels")

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from monitor import wire
 from monitor.audit.ledger import Ledger
+from monitor.config import SidecarConfig
 from monitor.drift import Drift
 from monitor.errors import WireError
 from monitor.pipeline import Pipeline, Source
@@ -32,7 +33,7 @@ RULES = "rules:\n- {rule: high, desc: d, when: panic.last > 3, do: halt, mode: a
 class Rig:
     """A pipeline and one connected source."""
 
-    def __init__(self, bank: Bank, path: Path) -> None:
+    def __init__(self, bank: Bank, path: Path, **sidecar: Any) -> None:
         self.registry = CollectorRegistry()
         self.ledger = Ledger(path)
         drift = Drift(bank, 1000)
@@ -43,6 +44,7 @@ class Rig:
             self.ledger,
             Metrics(self.registry, bank.names, drift),
             drift,
+            config=SidecarConfig(**sidecar),
         )
         self.hello = wire.Hello(wire.VERSION, "s", 1, "e", "m", "d", bank.digest, list(bank.names), list(bank.layers))
         self.source = self.pipeline.connect(self.hello)
@@ -228,3 +230,56 @@ def test_whatever_a_tap_sends_the_pipeline_stands(
         rig.frame(rows, begins, ends)
     rig.pipeline.disconnect(rig.source)
     assert rig.pipeline.streams.by_slot == {}
+
+
+def stale(rig: Rig) -> Source:
+    """A tap on an engine that the bank was not calibrated on."""
+    running = rig.pipeline.bank.card.passport.model_copy(update={"engine": "vllm 0.32.0"})
+    return rig.pipeline.connect(msgspec.structs.replace(rig.hello, source="stale", passport=running.model_dump()))
+
+
+def test_where_thresholds_are_stale_rules_record_and_do_not_act(rig: Rig) -> None:
+    source = stale(rig)
+    ticket = rig.pipeline.streams.expect("r")
+    rig.frame([(0, 0, 4.0)], begins=[(0, "r", 0)], source=source)
+    fired = {record["rule"]: (record["mode"], record["shadow"]) for record in rig.records("verdict")}
+    assert fired == {"high": ("shadow", "stale"), "look": ("shadow", "mode")}
+    assert ticket.streams[0].acting is None
+    assert rig.records("tap")[-1]["rules_in_shadow"] is True
+
+
+def test_the_setting_for_stale_thresholds_arms_them(bank: Bank, tmp_path: Path) -> None:
+    rig = Rig(bank, tmp_path / "ledger.jsonl", on_stale_thresholds="armed")
+    source = stale(rig)
+    ticket = rig.pipeline.streams.expect("r")
+    rig.frame([(0, 0, 4.0)], begins=[(0, "r", 0)], source=source)
+    assert ticket.streams[0].acting is not None
+
+
+def test_other_rules_from_one_frame_to_the_next(rig: Rig) -> None:
+    ticket = rig.pipeline.streams.expect("r")
+    rig.frame([(0, 0, 2.5)], begins=[(0, "r", 0)])
+    rig.pipeline.use(RuleEngine.from_text(RULES.replace("panic.last > 3", "panic.mean(2) > 2"), facts(rig.pipeline.bank)))
+    rig.frame([(0, 1, 2.5)])
+    assert ticket.streams[0].acting is None  # the ring was not there before, so it holds one token
+    rig.frame([(0, 2, 2.5)])
+    assert ticket.streams[0].acting is not None
+    assert [record["rule"] for record in rig.records("verdict")] == ["look", "high"]  # look went on firing
+    assert rig.sample("barograph_streams_firing", rule="high", model="m") == 1
+    assert rig.sample("barograph_streams_running", model="m") == 1
+
+
+def test_series_of_verdicts_are_there_before_the_first(rig: Rig) -> None:
+    """What Prometheus first sees at 1 has no increase."""
+    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", mode="armed", model="m", tenant="") == 0
+
+
+def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:
+    from monitor.recordings import recordings
+
+    rig = Rig(bank, tmp_path / "ledger.jsonl", record_scores=True)
+    for position in range(70):
+        rig.frame([(0, position, position / 64)], begins=[(0, "r", 0)] if position == 0 else (), ends=[(0, 70)] if position == 69 else ())
+    (found,) = recordings(str(rig.ledger.path), bank.names)
+    assert found.scores[:, 1].tolist() == [position / 64 for position in range(70)]
+    assert [record["tokens"] for record in rig.records("scores")] == [32, 32, 6]

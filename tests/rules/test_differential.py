@@ -20,7 +20,9 @@ SIGNAL = st.tuples(st.sampled_from(PROBES), st.sampled_from(WINDOWS), st.integer
     lambda drawn: (drawn[0], drawn[1][0], drawn[2], drawn[1][1], drawn[3])
 )
 # Numbers that no value of these series meets by chance, so that rounding decides nothing.
-TEST = st.tuples(st.sampled_from("<>"), SIGNAL, st.one_of(SIGNAL, st.sampled_from([-1.0313, 0.0737, 1.0119, 2.0213])))
+TEST = st.tuples(st.sampled_from("<>"), SIGNAL, st.one_of(SIGNAL, st.sampled_from([-1.0313, 0.0737, 1.0119, 2.0213]))).filter(
+    lambda test: isinstance(test[2], float) or test[1][0] != test[2][0]  # one probe's windows may be equal but for rounding
+)
 CONDITION = st.recursive(
     TEST, lambda inner: st.tuples(st.sampled_from(("and", "or")), inner, inner) | st.tuples(st.just("not"), inner), max_leaves=4
 )

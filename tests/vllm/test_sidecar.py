@@ -30,7 +30,11 @@ rules:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, tapped: VllmProcess, runtime: Path) -> Iterator[Stack]:
-    settings = {"socket": str(runtime / "tap.sock"), "gateway": {"upstream": f"http://127.0.0.1:{tapped.port}"}}
+    settings = {
+        "socket": str(runtime / "tap.sock"),
+        "gateway": {"upstream": f"http://127.0.0.1:{tapped.port}"},
+        "sidecar": {"on_stale_thresholds": "armed"},
+    }
     with Stack(tmp_path_factory.mktemp("stack"), settings, rules=RULES, engine=False) as running:
         eventually(lambda: httpx.get(running.admin("/health")).status_code == 200, "the tap has come")
         yield running
