@@ -10,7 +10,8 @@ from pathlib import Path
 
 from monitor import wire
 from monitor.errors import BarographError, WireError
-from monitor.pipeline import Pipeline, Source
+from monitor.pipeline import Pipeline
+from monitor.source import Source
 
 log = logging.getLogger("barograph.receiver")
 

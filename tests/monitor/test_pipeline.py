@@ -18,10 +18,11 @@ from monitor.audit.ledger import Ledger
 from monitor.config import SidecarConfig
 from monitor.drift import Drift
 from monitor.errors import WireError
-from monitor.pipeline import Pipeline, Source
+from monitor.pipeline import Pipeline
 from monitor.proof import Finding, Proof
 from monitor.rulefiles import facts
 from monitor.sinks.prometheus import Metrics
+from monitor.source import Source
 from monitor.streams import HISTORY, StreamTable
 from probes.bank import Bank
 from probes.passport import Passport
