@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 VLLM := .venv-vllm
 
-.PHONY: run test test-vllm smoke lint types bench wheel format doctor clean
+.PHONY: run test test-vllm smoke lint types bench bench-vllm wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
@@ -25,6 +25,12 @@ types: $(STAMP)
 
 bench: $(STAMP)  ## every figure of the README, one JSON line each
 	@for claim in wire gateway_latency tap_overhead; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
+
+bench-vllm: $(VLLM)/.ready  ## those of docs/benchmarks.md
+	$(VLLM)/bin/python -m pip install --quiet --no-deps undercurrent==0.1.0
+	$(VLLM)/bin/python -m benchmarks.tap_overhead --engine vllm --pairs 24
+	$(VLLM)/bin/python -m benchmarks.tables
+	$(VLLM)/bin/python -m benchmarks.peers --pairs 16
 
 doctor: $(STAMP)
 	@$(BIN)/barograph doctor

@@ -28,6 +28,7 @@ from benchmarks import report
 from benchmarks.drain import Drain
 from benchmarks.pairs import interval, ratios
 from benchmarks.peer_nnsight import SWITCH
+from benchmarks.tables import DOCS, put
 from benchmarks.tap_overhead_vllm import PROMPT, compare, server
 from monitor.engine.batcher import Batcher
 from monitor.engine.loading import load
@@ -40,8 +41,6 @@ from tests.banks import random_bank
 LAYER, PROBES, TOKENS = 14, 3, 32
 ORDER = (True, False, False, True)
 STREAMS = (1, 8)
-TABLE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- peers: written by benchmarks/peers.py -->", "<!-- /peers -->"
 UNDERCURRENT = f"""
 version: "1"
 extraction_points:
@@ -222,10 +221,7 @@ def main() -> None:
             ways = on_transformers(options.pairs, Bank.load(bank), drain.path) | on_vllm(options.pairs, bank, folder)
         ways["vllm-lens"] = lens()
         report.emit("peers", vllm=version(), probes=PROBES, layer=LAYER, tokens=TOKENS, ways=ways)
-    text = TABLE.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    TABLE.write_text(f"{before}{BEGIN}\n{table(json.loads(kept.read_text()))}\n{END}{after}")
+    put(DOCS / "benchmarks.md", "peers", table(json.loads(kept.read_text())))
 
 
 if __name__ == "__main__":

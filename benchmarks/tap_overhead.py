@@ -139,11 +139,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     parser.add_argument("--mode", choices=("compiled", "traced"), default="compiled", help="of the tap on vLLM")
+    parser.add_argument("--control", action="store_true", help="on vLLM: compare two servers without a tap")
     options = parser.parse_args()
     if options.engine == "vllm":
-        from benchmarks.tap_overhead_vllm import run
+        from benchmarks import tap_overhead_vllm
 
-        run(options.pairs or 40, options.mode)
+        if options.control:
+            tap_overhead_vllm.control(options.pairs or 40)
+        else:
+            tap_overhead_vllm.run(options.pairs or 40, options.mode)
         return
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), engine=False) as stack:
         found = asyncio.run(measure(options.pairs or 100, stack))

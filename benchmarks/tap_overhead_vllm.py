@@ -80,6 +80,15 @@ async def compare(plain: VllmProcess, tapped: VllmProcess, streams: int, pairs: 
     return found
 
 
+def control(pairs: int) -> None:
+    """Two servers alike, neither with a tap: what the method finds where there is nothing to find."""
+    with tempfile.TemporaryDirectory(prefix="barograph-") as name:
+        folder = Path(name)
+        with server(folder, None, "compiled") as plain, server(folder, None, "compiled") as other:
+            found = {f"streams_{streams}": asyncio.run(compare(plain, other, streams, pairs)) for streams in STREAMS}
+    emit("tap_overhead_vllm_control", engine=f"vllm {version()}", mode="no tap on either side", model="SmolLM2-135M-Instruct", dtype="bfloat16", **found)
+
+
 def run(pairs: int, mode: str) -> None:
     with tempfile.TemporaryDirectory(prefix="barograph-") as name:
         folder = Path(name)

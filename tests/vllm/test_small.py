@@ -22,10 +22,14 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("small")
-    with (folder / "log").open("w") as log:
-        done = subprocess.run([sys.executable, "-m", "tests.vllm.small", str(folder)], stdout=subprocess.PIPE, stderr=log, text=True)
-    found = [json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert done.returncode == 0, (folder / "log").read_text()[-3000:]
+    found = []
+    # vLLM's LoRA kernels find nothing in a process that has served another model before.
+    for names in ([name for name, case in CASES.items() if not case.lora], [name for name, case in CASES.items() if case.lora]):
+        with (folder / "log").open("w") as log:
+            command = [sys.executable, "-m", "tests.vllm.small", str(folder), *names]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        found += [json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        assert done.returncode == 0, (folder / "log").read_text()[-3000:]
     return folder, {each["case"]: each for each in found}
 
 
