@@ -29,6 +29,7 @@ bench: $(STAMP)  ## every figure of the README, one JSON line each
 bench-vllm: $(VLLM)/.ready  ## those of docs/benchmarks.md
 	$(VLLM)/bin/python -m pip install --quiet --no-deps undercurrent==0.1.0
 	$(VLLM)/bin/python -m benchmarks.tap_overhead --engine vllm --pairs 24
+	$(VLLM)/bin/python -m benchmarks.tap_overhead --engine vllm --control --pairs 16
 	$(VLLM)/bin/python -m benchmarks.tables
 	$(VLLM)/bin/python -m benchmarks.peers --pairs 16
 

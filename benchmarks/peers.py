@@ -198,7 +198,7 @@ def table(line: dict[str, Any]) -> str:
         for streams in STREAMS:
             each = found.get(f"streams_{streams}")
             if each is None:
-                cells.append("one at a time only")
+                cells.append("–")
             elif "not_measured" in each:
                 cells.append(each["not_measured"])
             else:

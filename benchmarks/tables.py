@@ -20,21 +20,24 @@ def put(path: Path, name: str, table: str) -> None:
     path.write_text(f"{before}{begin}\n{table}\n{end}{after}", "utf-8")
 
 
-def vllm(line: dict[str, Any]) -> str:
-    """One row for each choice of probes and layers, and for each number of streams."""
+def vllm(line: dict[str, Any], control: dict[str, Any]) -> str:
+    """One row for each choice of probes and layers, and for each number of streams; the control of two servers alike last."""
     rows = [
         "| probes at each of so many layers | streams | speed with over without | ms a token, p50 / p99, with | without | first token ms, p50 / p99, with | without |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, found in line.items():
-        if not name.startswith("probes_"):
+    alike = {streams: each for streams, each in control.items() if streams.startswith("streams_")}
+    for name, found in {**line, "control": alike}.items():
+        if not name.startswith(("probes_", "control")):
             continue
-        _, probes, _, layers = name.split("_")
+        what = "control: two servers alike" if name == "control" else "{1} at {3}".format(*name.split("_"))
         for streams, each in found.items():
             sides = [each["with"], each["without"]]
             rows.append(
-                f"| {probes} at {layers} | {streams.split('_')[1]} | {each['ratio']:.3f} [{each['ratio_ci95'][0]:.3f}, {each['ratio_ci95'][1]:.3f}] | "
-                + " | ".join(f"{side[f'{what}_ms_p50']:.1f} / {side[f'{what}_ms_p99']:.1f}" for what in ("token", "first_token") for side in sides)
+                f"| {what} | {streams.split('_')[1]} | {each['ratio']:.3f} [{each['ratio_ci95'][0]:.3f}, {each['ratio_ci95'][1]:.3f}] | "
+                + " | ".join(
+                    f"{side[f'{each}_ms_p50']:.1f} / {side[f'{each}_ms_p99']:.1f}" for each in ("token", "first_token") for side in sides
+                )
                 + " |"
             )
     about = f"{line['machine']}; {line['engine']}, {line['mode']} tap; {line['model']} in {line['dtype']}."
@@ -42,8 +45,8 @@ def vllm(line: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    kept = RESULTS / "tap_overhead_vllm.json"
-    put(DOCS / "benchmarks.md", "vllm", vllm(json.loads(kept.read_text())))
+    line, control = (json.loads((RESULTS / f"tap_overhead_vllm{which}.json").read_text()) for which in ("", "_control"))
+    put(DOCS / "benchmarks.md", "vllm", vllm(line, control))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,14 @@ def control(pairs: int) -> None:
         folder = Path(name)
         with server(folder, None, "compiled") as plain, server(folder, None, "compiled") as other:
             found = {f"streams_{streams}": asyncio.run(compare(plain, other, streams, pairs)) for streams in STREAMS}
-    emit("tap_overhead_vllm_control", engine=f"vllm {version()}", mode="no tap on either side", model="SmolLM2-135M-Instruct", dtype="bfloat16", **found)
+    emit(
+        "tap_overhead_vllm_control",
+        engine=f"vllm {version()}",
+        mode="no tap on either side",
+        model="SmolLM2-135M-Instruct",
+        dtype="bfloat16",
+        **found,
+    )
 
 
 def run(pairs: int, mode: str) -> None:
