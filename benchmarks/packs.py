@@ -68,6 +68,7 @@ def rates(found: Replay, recorded: list[Recording]) -> dict[str, Any]:
         for fire in found.of(rule):
             fires[place[fire.stream]] += 1
         low, high = np.quantile(1000 * fires[draws].sum(axis=1) / tokens[draws].sum(axis=1), [0.025, 0.975])
+        high = high if fires.any() else 3000 / tokens.sum()  # nothing in n tokens says: less than 3 in n
         out[rule] = {
             "per_1k_tokens": round(found.per_thousand(rule), 3),
             "ci95": [round(float(low), 3), round(float(high), 3)],
@@ -89,7 +90,7 @@ def table(line: dict[str, Any]) -> str:
     return "\n".join([
         *rows, "",
         f"Expected false alarms, by replay of {line['tokens']} tokens in {line['streams']} neutral replies of SmolLM2-135M-Instruct ({line['dtype']}), prompts that "
-        f"the bank was not calibrated on, 95 % intervals over conversations ({line['machine']}).",
+        f"the bank was not calibrated on, 95 % intervals over conversations, for a rule that never fired by the rule of three ({line['machine']}).",
     ])  # fmt: skip
 
 
