@@ -17,6 +17,13 @@ MAX_VALUES = 15_000
 MAX_DEPTH = 32
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+# What pydantic calls by Python's names.
+_EXPECTED = {
+    "tuple_type": "a list", "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping", "string_type": "a text",
+    "int_type": "a whole number", "float_type": "a number",
+}  # fmt: skip
+_KINDS = {list: "a list", dict: "a mapping", type(None): "nothing", bool: "true or false"}
+
 Model = TypeVar("Model", bound=BaseModel)
 Path = tuple[str | int, ...]
 Mark = tuple[int, int]
@@ -136,7 +143,10 @@ def _explain(item: Any, model: type[BaseModel], marks: dict[Path, Mark], name: s
         return f"{where}: unknown key '{label}'; {hint}"
     if item["type"] == "missing":
         return f"{where}: '{label}' is missing"
-    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] in _EXPECTED:
+        given = item["input"]
+        return f"{where}: '{label}': expected {_EXPECTED[item['type']]}, got {_KINDS.get(type(given), repr(given)[:40])}"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     return f"{where}: '{label}': {message[:1].lower() + message[1:]}"
 
 

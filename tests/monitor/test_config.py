@@ -35,7 +35,7 @@ def test_a_file_is_frozen(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("gateway:\n  hodl: strict\n", "barograph.yaml:2:3: unknown key 'gateway.hodl'; did you mean 'hold'?"),
-        ("gateway:\n  hold: lax\n", "barograph.yaml:2:3: 'gateway.hold': input should be 'strict' or 'off'"),
+        ("gateway:\n  hold: lax\n", "barograph.yaml:2:3: 'gateway.hold': expected 'strict' or 'off'"),
         ("gateway: {listen: here}\n", "expected HOST:PORT"),
         ("gateway: {listen: 'a:70000'}\n", "a port from 0 to 65535"),
         ("sidecar: {kafka: {bootstrap: x, password: hunter2}}\n", "unknown key 'sidecar.kafka.password'"),

@@ -26,8 +26,10 @@ class Outer(BaseModel):
     [
         ("name: a\ninner:\n  treshold: 2\n", "f.yaml:3:3: unknown key 'inner.treshold'; did you mean 'threshold'?"),
         ("many:\n- threshold: 1\n- {thresh: 2}\n", "f.yaml:3:4: unknown key 'many.1.thresh'; did you mean 'threshold'?"),
+        ("many: 3\n", "f.yaml:1:1: 'many': expected a list, got 3"),
+        ("inner: [1]\n", "f.yaml:1:1: 'inner': expected a mapping, got a list"),
         ("zebra: 1\n", "f.yaml:1:1: unknown key 'zebra'; expected one of: inner, many, name"),
-        ("inner:\n  threshold: high\n", "f.yaml:2:3: 'inner.threshold': input should be a valid number"),
+        ("inner:\n  threshold: high\n", "f.yaml:2:3: 'inner.threshold': expected a valid number"),
         ("name: a\nname: b\n", "f.yaml:2:1: key 'name' stands twice"),
         ("name: [\n", "f.yaml:2:1: not YAML"),
         ("- a\n", "f.yaml:1:1: expected a mapping"),

@@ -5,28 +5,33 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import re
 import time
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
-from monitor.config import PACKS
+from monitor.config import PACKS, Config
+from monitor.rulefiles import facts, load, packs
 from rules.document import DocumentError, parse
 from rules.engine import RuleEngine
 from rules.expression import Expression
-from rules.facts import ProbeFacts
 from rules.fleet import prometheus
 from rules.reading import ExpressionError
 from rules.ruleset import RuleSet
-from rules.testing import RuleTests
-from tests.rules.naive import probe_facts
+from rules.testing import RuleTests, run
 
 CASES = int(os.environ.get("BAROGRAPH_FUZZ_CASES", "2000"))
 LIMIT_S = 0.1
-NAMES = ("desperation", "panic", "hostility", "frustration", "calm", "valence", "arousal")
-FACTS = [ProbeFacts(name, probe_facts()[0].thresholds, True) for name in NAMES]
+FACTS = facts(Config().load_bank())
+NAMES = [each.name for each in FACTS]
+PACK_OF = {pack: load(Path(pack)) for pack in packs()}
 TEXTS = [path.read_text() for path in sorted(PACKS.glob("*.yaml"))]
 PIECES = [
     "desperation", ".ewma(8)", ".quantile(4, 0.5)", "fpr(0.001)", "(", ")", " > ", " and ", " or ", "not ", "-", "/", "0", "1e999", "9" * 400, "nan", "é", "\0",
@@ -46,6 +51,41 @@ def mutated(text: str, chance: random.Random) -> str:
     return text
 
 
+DOCUMENTS = [yaml.safe_load(text) for text in TEXTS]
+VALUES: list[Any] = [
+    None, True, 0, -1, 10**9, 10**400, 0.1, 1e308, float("nan"), float("inf"), "", "stream", "4 tokens", "2s", "10%", [], {}, ["a"], {"halt": {}}, {"alert": None},
+    "armed", "sandbox", "request.tenant", "request.header['x'] == ''", "[1].all(x, x > 0)", "rate(halt[5m]) by tenant > 1", "share(stop_panic) > 5%", "0*9 4*9",
+]  # fmt: skip
+
+
+def altered(document: Any, chance: random.Random) -> str:
+    """A document that is YAML, with some values and keys replaced."""
+    document = copy.deepcopy(document)
+    for _ in range(chance.randint(1, 3)):
+        place: Any = document
+        for _ in range(chance.randint(0, 4)):
+            inner = [each for each in (place.values() if isinstance(place, dict) else place) if isinstance(each, (dict, list)) and each]
+            if not inner:
+                break
+            place = chance.choice(inner)
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = chance.choice(keys)
+        what = chance.randrange(8)
+        if what == 0:
+            del place[key]
+        elif what == 1 and isinstance(place, dict):
+            place[str(chance.choice(PIECES))] = place.pop(key)
+        elif what == 2 and isinstance(place, list):
+            place.append(place[key])
+        elif what < 6:
+            place[key] = expression(chance) if chance.random() < 0.6 else str(place[key]) + chance.choice(PIECES)
+        else:
+            place[key] = chance.choice(VALUES)
+        if not document:
+            break
+    return yaml.safe_dump(document, allow_unicode=True, width=10_000)
+
+
 def expression(chance: random.Random) -> str:
     return "".join(chance.choice(PIECES) for _ in range(chance.randint(1, 14)))[:2000]
 
@@ -56,14 +96,19 @@ def test_wild_files_are_read_or_refused_quickly() -> None:
     refused = 0
     for seed in range(CASES):
         chance = random.Random(seed)
-        text = mutated(chance.choice(TEXTS), chance)
+        text = mutated(chance.choice(TEXTS), chance) if seed % 2 else altered(chance.choice(DOCUMENTS), chance)
         start = time.thread_time()
         try:
-            if seed % 4 == 3:
-                parse(text, RuleTests, "f.yaml")
+            if "\ntests:" in text:
+                file = parse(text, RuleTests, "f.yaml")
+                run(file, PACK_OF[file.rules], FACTS, "f.yaml") if file.rules in PACK_OF else None
             else:
                 ruleset = RuleSet.from_text(text, "f.yaml")
-                RuleEngine(ruleset, FACTS).begin(0, {"tenant": "a"})
+                engine = RuleEngine(ruleset, FACTS)
+                engine.begin(0, {"tenant": "a"}, "k")
+                for position in range(3):
+                    engine.judge(np.zeros(1, np.intp), np.array([position]), np.full((1, len(NAMES)), 9.0), position * 0.1)
+                engine.end(0)
                 prometheus(ruleset)
         except DocumentError as error:
             refused += 1
@@ -76,12 +121,12 @@ def test_wild_files_are_read_or_refused_quickly() -> None:
 
 @pytest.mark.timeout(3600)
 def test_wild_conditions_are_compiled_or_refused_quickly() -> None:
-    facts = {each.name: each for each in FACTS}
+    probes = {each.name: each for each in FACTS}
     for seed in range(CASES):
         text = expression(random.Random(seed))
         start = time.thread_time()
         try:
-            Expression(text, facts, {"up": "desperation.last > 1", "loop": "loop"})
+            Expression(text, probes, {"up": "desperation.last > 1", "loop": "loop"})
         except ExpressionError as error:
             assert re.match(r"column \d+: ", str(error)), seed
         assert time.thread_time() - start < LIMIT_S, seed
