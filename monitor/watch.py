@@ -15,11 +15,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from monitor.charts import BARS
 from monitor.config import Config
 from monitor.errors import BarographError
 from monitor.up import host
 
-BARS = "▁▂▃▄▅▆▇█"
 LOW, HIGH = -1.0, 6.0  # z values at which a bar is empty and full
 WIDTH = 18
 KEEP_S = 30.0  # how long a finished stream stays in view
