@@ -107,6 +107,7 @@ def verify_tap(
     config: ConfigOption = None,
     bank: BankOption = None,
     reference: Annotated[str | None, typer.Option(help="The checkpoint for transformers; by default the model that vLLM serves.")] = None,
+    rounds: Annotated[int, typer.Option(min=2, max=1000, help="Pairs of timed rounds; more narrow the interval of the cost.")] = 10,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the proof goes; name it as tap.verified.")] = Path("engine-passport.json"),
 ) -> None:
     """Check the tap on this machine's vLLM: barograph verify-tap --config FILE -- MODEL [any argument of vllm serve].
@@ -118,7 +119,9 @@ def verify_tap(
         raise BarographError("name the model first, as for vllm serve: barograph verify-tap --config FILE -- MODEL [arguments]")
     from monitor import verify
 
-    verification = verify.Verification(settings, context.args[0], context.args[1:], reference, lambda text: print(f"… {text}", flush=True))
+    verification = verify.Verification(
+        settings, context.args[0], context.args[1:], reference, lambda text: print(f"… {text}", flush=True), rounds
+    )
     proof, hello = verification.run()
     print(verify.report(proof, hello))
     proof.save(out)

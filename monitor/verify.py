@@ -116,7 +116,10 @@ def cost(timed: Sequence[tuple[bool, float]]) -> Finding:
 class Verification:
     """Runs vLLM with the tap, and beside it without, asks both the same, and compares with transformers on the same weights."""
 
-    def __init__(self, config: Config, model: str, arguments: Sequence[str], reference: str | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, model: str, arguments: Sequence[str], reference: str | None, say: Callable[[str], None], rounds: int = ROUNDS
+    ) -> None:
+        self.rounds = rounds
         self.config, self.model, self.arguments, self.reference_model, self.say = config, model, list(arguments), reference or model, say
         self.bank = config.load_bank()
         self.findings: list[Finding] = []
@@ -170,7 +173,7 @@ class Verification:
         together = await tapped.chats(PROMPTS, TOKENS, lambda i: f"together-{i}")
         self.say("measuring the cost, side by side")
         timed = []
-        for turn in range(2 * ROUNDS + 1):
+        for turn in range(2 * self.rounds + 1):
             on = turn % 4 in (1, 0)
             replies = await (tapped if on else plain).chats(PROMPTS, TOKENS, lambda i, turn=turn: f"cost-{turn}-{i}")  # type: ignore[misc]
             if turn:  # the first is for warming up
