@@ -40,6 +40,8 @@ def verify(folder: Path, environment: dict[str, str], *arguments: str) -> subpro
         str(folder / "barograph.yaml"),
         "--out",
         str(folder / "proof.json"),
+        "--rounds",
+        "3",
     ]
     return subprocess.run(
         [*command, "--", "smollm2", *ROOM, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, timeout=800
