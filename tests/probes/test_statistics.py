@@ -39,7 +39,7 @@ def test_windows_are_those_of_the_rules(scores: list[float], window: str) -> Non
     kind, _, size = window.rstrip(")").partition("(")
     signal = Signal("p", kind, int(size or 1))
     live = Windows(("p",), (signal,))
-    live.clear(0)
+    live.begin(0)
     values = np.array([live.update(np.array([0]), np.array([[score]]))[signal][0] for score in scores])
     assert np.allclose(windowed(np.array(scores)[:, None], window)[:, 0], values[np.isfinite(values)])
 
