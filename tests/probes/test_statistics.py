@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 from probes.methods import METHODS, neutral_components, unit, without
 from probes.statistics import auroc, bootstrap, figure
 from probes.windows import WINDOWS, windowed
-from rules.windows import Signal, Windows
+from rules.signal import Signal
+from rules.windows import Windows
 
 SCORES = st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0]), min_size=1, max_size=30)
 
