@@ -22,6 +22,7 @@ from monitor.up import host
 
 LOW, HIGH = -1.0, 6.0  # z values at which a bar is empty and full
 WIDTH = 18
+VERDICTS = 1  # of a stream, the gravest first; the others are counted
 KEEP_S = 30.0  # how long a finished stream stays in view
 NOTE = "z values: standard deviations above the model's own neutral text. A quiet probe is no proof of calm."
 
@@ -87,8 +88,8 @@ class View:
 
     def render(self) -> Group:
         table = Table(expand=False, box=None, pad_edge=False, header_style="bold")
-        table.add_column("stream", no_wrap=True)
-        table.add_column("tokens", justify="right")
+        table.add_column("stream", no_wrap=True, min_width=10)
+        table.add_column("tokens", justify="right", min_width=6)
         for probe in self.probes[:4]:
             table.add_column(probe, no_wrap=True, min_width=WIDTH + 5)
         table.add_column("verdicts", no_wrap=True)
@@ -120,7 +121,8 @@ def colour(score: float) -> str:
 
 def verdict_text(stream: dict[str, Any]) -> Text:
     text = Text("scores lost " if stream["gap"] else "", style="magenta")
-    for verdict in stream["verdicts"]:
+    ranked = sorted(stream["verdicts"], key=lambda verdict: (verdict["mode"] != "armed", verdict["action"] != "halt", -verdict["position"]))
+    for verdict in ranked[:VERDICTS]:
         style = {"halt": "bold white on red", "alert": "black on yellow"}.get(verdict["action"], "cyan")
         shadow = verdict["mode"] == "shadow"
         text.append(
@@ -128,6 +130,8 @@ def verdict_text(stream: dict[str, Any]) -> Text:
             style=f"dim {style}" if shadow else style,
         )
         text.append(" ")
+    if len(ranked) > VERDICTS:
+        text.append(f"+{len(ranked) - VERDICTS}", style="dim")
     return text
 
 
