@@ -140,7 +140,7 @@ class Stack:
 
     def chat(self, prompt: str = "Say hello.", headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
         payload = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 16, "temperature": 0, **body}
-        return httpx.post(self.gateway("/v1/chat/completions"), json=payload, headers=headers, timeout=60)
+        return httpx.post(self.gateway("/v1/chat/completions"), json=payload, headers=headers, timeout=180)
 
     def chunks(self, prompt: str = "Say hello.", **body: Any) -> Iterator[dict[str, Any]]:
         """Chunks of a streamed chat, with scores; an error event is yielded too."""
@@ -153,7 +153,7 @@ class Stack:
             "stream": True,
         }
         with httpx.stream(
-            "POST", self.gateway("/v1/chat/completions"), json=payload, headers={"x-barograph-scores": "1"}, timeout=60
+            "POST", self.gateway("/v1/chat/completions"), json=payload, headers={"x-barograph-scores": "1"}, timeout=180
         ) as response:
             if response.status_code != 200:
                 yield json.loads(response.read())
