@@ -145,6 +145,8 @@ class Pipeline:
         """A tap is gone: its streams get no more scores."""
         self.sources.discard(source)
         for stream in list(source.streams.values()):
+            if self.scores is not None:
+                self.scores.end(stream)
             self._lose(stream)
             self._end(source, stream)
             self.ledger.append(

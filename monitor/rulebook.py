@@ -101,7 +101,10 @@ class Rulebook:
         Raises RuleError for a rule that nobody knows or that must not be armed; the other alerts of the call are taken all the same.
         """
         refused = []
-        for alert in payload.get("alerts", []):
+        given = payload.get("alerts")
+        if not isinstance(given, list) or not all(isinstance(each, dict) and isinstance(each.get("labels", {}), dict) for each in given):
+            raise RuleError("expected what Alertmanager's webhook sends: alerts, a list of objects with labels")
+        for alert in given:
             labels = alert.get("labels", {})
             name = str(alert.get("fingerprint") or labels.get("alertname", ""))
             arm, disarm = (_names(labels.get(f"barograph_{what}", "")) for what in ("arm", "disarm"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cel
@@ -63,11 +63,6 @@ def attributes(request: Request) -> dict[str, Any]:
     headers = request.get("header") or {}
     plain = {name: str(request.get(name) or "")[:MAX_VALUE] for name in ATTRIBUTES if name != "header"}
     return {**plain, "header": {str(name).lower(): str(value)[:MAX_VALUE] for name, value in headers.items()}}
-
-
-def selectors(texts: Iterable[str], lists: Mapping[str, Sequence[str]]) -> dict[str, Selector]:
-    """One for each different text."""
-    return {text: Selector(text, lists) for text in dict.fromkeys(texts) if text}
 
 
 def _first_line(error: Exception) -> str:

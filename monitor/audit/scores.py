@@ -39,6 +39,9 @@ class ScoreLog:
     def _write(self, slot: int, now: float) -> None:
         first, since = self._written.get(slot, (None, now))
         end = int(self._streams.judged[slot])
+        if self._streams.gap[slot]:
+            self._written.pop(slot, None)  # what was recorded before the gap stands; after it places would not be positions
+            return
         if first is None or end <= first:
             return  # it was running when the recording began, so that its beginning is missing
         scores = self._streams.recent(slot, first, end).astype("<f2")

@@ -135,6 +135,9 @@ def test_the_admin_api(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     assert web.post("/rules/thaw").json() == {"frozen": ""}
     assert web.post("/alertmanager", json=alert("firing", barograph_arm="b")).json() == {"modes": {"b": "armed"}}
     assert web.post("/alertmanager", content=b"{").status_code == 400
+    for bad in ({}, {"alerts": 3}, {"alerts": ["x"]}, {"alerts": [{"labels": []}]}):
+        answer = web.post("/alertmanager", json=bad)
+        assert (answer.status_code, "expected what Alertmanager" in answer.json()["error"]) == (409, True)
     assert web.post("/alertmanager", json=alert("firing", barograph_arm="zzz")).status_code == 409
 
 
