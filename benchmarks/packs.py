@@ -17,9 +17,9 @@ import httpx
 import numpy as np
 
 from benchmarks import report
-from monitor import rulefiles
+from monitor.audit.recordings import recordings
 from monitor.config import Config
-from monitor.recordings import recordings
+from monitor.pipeline import rulefiles
 from rules.engine import RuleEngine
 from rules.replay import Recording, Replay, replay
 from tests.stack import MODEL, Stack, eventually

@@ -1,5 +1,5 @@
 """`python -m monitor`: the same as `barograph`."""
 
-from monitor.cli import main
+from monitor.commands.cli import main
 
 main()

@@ -1,4 +1,4 @@
-"""Replay: what rules would have said of scores that were recorded. Pure; where recordings come from is monitor/recordings.py."""
+"""Replay: what rules would have said of scores that were recorded. Pure; where recordings come from is monitor/audit/recordings.py."""
 
 from __future__ import annotations
 

@@ -16,6 +16,12 @@ import rules
 
 ROOMS = {"monitor": Path(monitor.__file__).parent, "probes": Path(probes.__file__).parent, "rules": Path(rules.__file__).parent}
 MAY_IMPORT = {"monitor": {"rules", "probes"}, "probes": set(), "rules": set()}
+# The rooms of monitor/, highest first. Rooms on one line know nothing of each other.
+ORDER = (
+    ("commands",), ("sidecar",), ("admin",), ("gateway",), ("pipeline",), ("sinks", "engine"), ("tap",), ("config",), ("http", "audit"), ("wire", "models"),
+    ("errors",),
+)  # fmt: skip
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 TAP_MAY_IMPORT = ("probes.bank", "probes.passport", "probes.nn", "probes.layers", "monitor.wire", "monitor.tap", "monitor.errors")
 # Rules are pure: no I/O, no clock, no network, no torch.
 RULES_MAY_NOT = {"os", "io", "time", "datetime", "socket", "asyncio", "threading", "random", "torch", "pathlib", "subprocess", "logging"}
@@ -44,6 +50,19 @@ def test_imports_go_down_only(room: str) -> None:
             assert other == room or other not in ROOMS or other in MAY_IMPORT[room], f"{path} imports {name}"
 
 
+def test_rooms_import_lower_rooms_only() -> None:
+    home = ROOMS["monitor"]
+    for path in sources("monitor"):
+        room = path.relative_to(home).parts[0].removesuffix(".py")
+        if room in ("__init__", "__main__"):
+            continue
+        assert room in LEVEL, f"{path}: a room that ORDER does not know"
+        for name in imports(path):
+            other = name.split(".")[1] if name.startswith("monitor.") else ""
+            if other and other != "__version__" and other != room:
+                assert LEVEL[other] > LEVEL[room], f"{path} imports {name}: up, or a neighbour"
+
+
 def test_the_tap_imports_only_bank_and_wire() -> None:
     for path in (ROOMS["monitor"] / "tap").glob("*.py"):
         for name in imports(path):
@@ -61,7 +80,7 @@ def test_rules_are_pure() -> None:
 
 @pytest.mark.smoke
 def test_the_sidecar_never_loads_torch() -> None:
-    program = "import monitor.sidecar, monitor.cli, monitor.watch, monitor.demo, monitor.doctor, monitor.up, sys; print(*sorted({'torch', 'transformers', 'nnsight', 'sklearn'} & set(sys.modules)))"
+    program = "import monitor.sidecar, monitor.commands.cli, monitor.commands.watch, monitor.commands.demo, monitor.commands.doctor, monitor.commands.up, sys; print(*sorted({'torch', 'transformers', 'nnsight', 'sklearn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from monitor import openai
 from monitor.engine.generation import Generation, Piece
 from monitor.engine.protocol import Generate
-from monitor.openai import OpenAIError
+from monitor.http import openai
+from monitor.http.openai import OpenAIError
 
 
 class Answer:

@@ -16,7 +16,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from transformers.generation.logits_process import LogitsProcessorList
 
 from monitor.engine.sampler import Sampler, Sampling, produced
-from monitor.openai import OpenAIError, unavailable
+from monitor.http.openai import OpenAIError, unavailable
 
 log = logging.getLogger("barograph.engine")
 

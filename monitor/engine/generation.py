@@ -11,7 +11,7 @@ from monitor.engine.batcher import Batcher
 from monitor.engine.loading import LoadedModel
 from monitor.engine.sampler import Sampling
 from monitor.engine.text import TextStream
-from monitor.openai import OpenAIError
+from monitor.http.openai import OpenAIError
 from monitor.tap.tap import Tap
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from monitor.openai import OpenAIError, bad
+from monitor.http.openai import OpenAIError, bad
 
 MAX_CHOICES = 16
 SUPPORTED = "model, messages or prompt, max_tokens, max_completion_tokens, temperature, top_p, stop, seed, n, stream, stream_options, user"

@@ -9,7 +9,7 @@ from monitor.config import Config
 from monitor.engine.batcher import Batcher
 from monitor.engine.loading import load
 from monitor.engine.server import EngineServer
-from monitor.serving import Servers
+from monitor.http.serving import Servers
 from monitor.tap.tap import Tap
 
 

@@ -14,15 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from monitor import openai
 from monitor.engine.answer import Answer
 from monitor.engine.batcher import Batcher
 from monitor.engine.generation import Choice, Generation
 from monitor.engine.loading import LoadedModel
 from monitor.engine.protocol import ChatRequest, CompletionRequest, Generate, parse
 from monitor.engine.sampler import Sampling
-from monitor.openai import OpenAIError, bad
-from monitor.responses import EventStream, unless_gone
+from monitor.http import openai
+from monitor.http.openai import OpenAIError, bad
+from monitor.http.responses import EventStream, unless_gone
 from monitor.tap.tap import Tap
 
 Handler = Callable[[Request], Awaitable[Response]]

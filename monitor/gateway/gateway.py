@@ -14,15 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from monitor import openai
 from monitor.config import GatewayConfig
 from monitor.gateway.assembly import Assembly
 from monitor.gateway.hold import Hold
 from monitor.gateway.relay import Relay
-from monitor.openai import OpenAIError, unavailable
-from monitor.pipeline import Pipeline
-from monitor.responses import EventStream, unless_gone
-from monitor.streams import Ticket
+from monitor.http import openai
+from monitor.http.openai import OpenAIError, unavailable
+from monitor.http.responses import EventStream, unless_gone
+from monitor.pipeline.pipeline import Pipeline
+from monitor.pipeline.streams import Ticket
 
 SCORES_HEADER = "x-barograph-scores"
 # Whatever may generate passes through the hold; nothing else is passed on.

@@ -9,8 +9,8 @@ from typing import Literal
 
 from monitor.audit.ledger import Ledger
 from monitor.config import GatewayConfig
+from monitor.pipeline.streams import Stream, StreamTable, Ticket
 from monitor.sinks.prometheus import Metrics
-from monitor.streams import Stream, StreamTable, Ticket
 from rules.verdict import Verdict
 
 Condition = Literal["missing_score", "nan_score", "ledger"]

@@ -10,8 +10,8 @@ import aiohttp
 import numpy as np
 
 from monitor.gateway.hold import Failure, Hold, Release, Stop
-from monitor.openai import OpenAIError, unavailable
-from monitor.streams import StreamTable, Ticket
+from monitor.http.openai import OpenAIError, unavailable
+from monitor.pipeline.streams import StreamTable, Ticket
 
 MAX_EVENT = 1 << 20
 

@@ -103,9 +103,9 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path, bank: Bank) -> None:
 
     from monitor.audit.ledger import Ledger
     from monitor.config import KafkaConfig
-    from monitor.drift import Drift
     from monitor.sinks.kafka import KafkaPublisher
     from monitor.sinks.prometheus import Metrics
+    from probes.drift import Drift
 
     ledger = Ledger(tmp_path / "ledger.jsonl")
     with broker(free_port(), tmp_path / "broker.log") as address:
@@ -126,13 +126,13 @@ def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> N
     from prometheus_client import CollectorRegistry
 
     from monitor.audit.ledger import Ledger
-    from monitor.audit.scores import ScoreLog
+    from monitor.audit.recordings import RecordingError, recordings
     from monitor.config import KafkaConfig
-    from monitor.drift import Drift
-    from monitor.recordings import RecordingError, recordings
+    from monitor.pipeline.scores import ScoreLog
+    from monitor.pipeline.streams import StreamTable
     from monitor.sinks.kafka import KafkaPublisher
     from monitor.sinks.prometheus import Metrics
-    from monitor.streams import StreamTable
+    from probes.drift import Drift
 
     ledger, table = Ledger(tmp_path / "ledger.jsonl"), StreamTable(len(bank.names))
     log = ScoreLog(bank.names, table, ledger)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from monitor.rulefiles import packs
+from monitor.pipeline.rulefiles import packs
 from tests.stack import Stack, eventually, free_port
 
 pytestmark = pytest.mark.skipif(

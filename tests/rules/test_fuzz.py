@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from monitor.config import PACKS, Config
-from monitor.rulefiles import facts, load, packs
+from monitor.pipeline.rulefiles import facts, load, packs
 from rules.document import DocumentError, parse
 from rules.engine import RuleEngine
 from rules.expression import Expression

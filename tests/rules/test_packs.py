@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from monitor.config import PACKS, Config, read_text
-from monitor.rulebook import ENFORCED
-from monitor.rulefiles import facts, load, packs
+from monitor.pipeline.rulebook import ENFORCED
+from monitor.pipeline.rulefiles import facts, load, packs
 from rules import testing
 from rules.document import parse
 from rules.engine import RuleEngine

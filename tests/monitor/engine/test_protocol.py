@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.engine.protocol import ChatRequest, CompletionRequest, parse
-from monitor.openai import OpenAIError
+from monitor.http.openai import OpenAIError
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 

@@ -1,0 +1,51 @@
+"""The live view: the running streams and their last scores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import numpy as np
+
+from monitor.http import openai
+from monitor.pipeline.pipeline import Pipeline
+
+WATCH_S = 0.2
+
+
+async def snapshots(pipeline: Pipeline) -> AsyncGenerator[bytes]:
+    """The running streams and their last scores, a few times a second. No text and no client data."""
+    while True:
+        yield openai.event(snapshot(pipeline))
+        await asyncio.sleep(WATCH_S)
+
+
+def snapshot(pipeline: Pipeline) -> dict[str, Any]:
+    table = pipeline.streams
+    running = []
+    for slot, stream in list(table.by_slot.items()):
+        tokens = int(table.judged[slot])
+        recent = np.nan_to_num(table.recent(slot, max(0, tokens - 48), tokens), nan=0.0).round(2)
+        verdicts = [
+            {
+                "rule": verdict.rule.rule,
+                "action": verdict.action.name.lower(),
+                "mode": verdict.mode,
+                "position": verdict.position,
+            }
+            for verdict in stream.verdicts
+            if not verdict.ended
+        ]
+        running.append(
+            {
+                "stream": stream.name,
+                "started": stream.started,
+                "tokens": tokens,
+                "ended": bool(table.ended[slot]),
+                "gap": bool(table.gap[slot]),
+                "scores": recent.T.tolist(),
+                "verdicts": verdicts,
+            }
+        )
+    return {"probes": pipeline.bank.names, "taps": len(pipeline.sources), "streams": running}

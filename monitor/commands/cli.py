@@ -1,0 +1,166 @@
+"""The command line. Imports are inside the commands, so that a sidecar never loads torch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from monitor import __version__
+from monitor.commands.probes import app as probes_app
+from monitor.commands.rules import app as rules_app
+from monitor.errors import BarographError
+
+if TYPE_CHECKING:
+    from monitor.config import Config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Barograph watches the pressure inside a language model, token by token.",
+)
+app.add_typer(probes_app, name="probes")
+app.add_typer(rules_app, name="rules")
+engine_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+app.add_typer(engine_app, name="engine")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar="BAROGRAPH_CONFIG", help="The YAML configuration; without it, the defaults.")
+]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")]
+BankOption = Annotated[Path | None, typer.Option("--bank", help="A bank's folder; by default the one shipped for the model.")]
+
+
+def main() -> None:
+    """Run the command line. Mendable errors are one line and exit code 2."""
+    from probes.bank import BankError
+    from rules.document import DocumentError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "kafka", "ContinuousBatchingLogger"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except (BarographError, BankError, DocumentError) as error:
+        print(f"barograph: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _config(path: Path | None, model: str | None, bank: Path | None) -> Config:
+    from monitor.config import Config
+
+    config = Config.load(path)
+    changes: dict[str, Any] = {}
+    if model is not None:
+        changes["engine"] = config.engine.model_copy(update={"model": model})
+    if bank is not None:
+        changes["tap"] = config.tap.model_copy(update={"bank": bank})
+    return config.model_copy(update=changes)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if show:
+        print(f"barograph {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def up(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+    """Start engine and sidecar, and print where they are."""
+    from monitor.commands.up import Up
+
+    sys.exit(Up(_config(config, model, bank), config, model, bank).run())
+
+
+@engine_app.callback()
+def engine(context: typer.Context, config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+    """Serve a model with the tap inside (one process of `up`)."""
+    settings = _config(config, model, bank)
+    if context.invoked_subcommand is not None:
+        context.obj = (settings, config)
+        return
+    from monitor.engine.run import run
+
+    asyncio.run(run(settings, lambda text: print(text, flush=True)))
+
+
+@engine_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def vllm(context: typer.Context) -> None:
+    """Serve with vLLM instead: barograph engine --config FILE vllm -- MODEL [any argument of vllm serve]."""
+    settings, path = context.obj
+    from monitor.engine.vllm import serve
+
+    serve(settings, path, context.args)
+
+
+@app.command("verify-tap", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def verify_tap(
+    context: typer.Context,
+    config: ConfigOption = None,
+    bank: BankOption = None,
+    reference: Annotated[str | None, typer.Option(help="The checkpoint for transformers; by default the model that vLLM serves.")] = None,
+    rounds: Annotated[int, typer.Option(min=2, max=1000, help="Pairs of timed rounds; more narrow the interval of the cost.")] = 10,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the proof goes; name it as tap.verified.")] = Path("engine-passport.json"),
+) -> None:
+    """Check the tap on this machine's vLLM: barograph verify-tap --config FILE -- MODEL [any argument of vllm serve].
+
+    Runs vLLM with the tap and beside it without; on a GPU the two share its memory. Exit code 1 when a check fails.
+    """
+    settings = _config(config, None, bank)
+    if not context.args or context.args[0].startswith("-"):
+        raise BarographError("name the model first, as for vllm serve: barograph verify-tap --config FILE -- MODEL [arguments]")
+    from monitor.commands import verify_tap as verify
+
+    verification = verify.Verification(
+        settings, context.args[0], context.args[1:], reference, lambda text: print(f"… {text}", flush=True), rounds
+    )
+    proof, hello = verification.run()
+    print(verify.report(proof, hello))
+    proof.save(out)
+    print(f"written: {out}" + (f"; name it as tap.verified: {out}" if proof.ok else ""))
+    sys.exit(0 if proof.ok else 1)
+
+
+@app.command()
+def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+    """Judge scores and serve the gateway (the other process of `up`)."""
+    from monitor.sidecar import run
+
+    asyncio.run(run(_config(config, model, bank)))
+
+
+@app.command()
+def watch(
+    config: ConfigOption = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and exit.")] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Watch until --seconds are over, then save the fullest picture as SVG.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so long.")] = None,
+) -> None:
+    """Watch running generations live: one line a stream, scores as sparklines, verdicts in colour."""
+    from monitor.commands.watch import watch as run
+
+    run(_config(config, None, None), once, svg, seconds)
+
+
+@app.command()
+def demo(config: ConfigOption = None) -> None:
+    """Send ten varied chats through the gateway and show which tokens rose."""
+    from monitor.commands.demo import demo as run
+
+    sys.exit(run(_config(config, None, None)))
+
+
+@app.command()
+def doctor(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+    """Say what is missing on this machine and how to get it."""
+    from monitor.commands.doctor import doctor as run
+
+    sys.exit(run(_config(config, model, bank)))

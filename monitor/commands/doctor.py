@@ -1,0 +1,178 @@
+"""`barograph doctor`: what is missing on this machine, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from monitor import models, wire
+from monitor.config import Config
+from monitor.errors import BarographError
+from monitor.pipeline import rulefiles
+from monitor.pipeline.receiver import answers
+from monitor.pipeline.rulebook import ENFORCED
+from probes.bank import BankError
+from rules.document import DocumentError
+from rules.engine import RuleEngine
+
+ENGINE_PACKAGES = ("torch", "transformers", "nnsight", "accelerate", "gguf", "scikit-learn")
+DISK_GB, MEMORY_GB = 3, 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: ok, or what to do. A `needed` one makes the exit code 1."""
+
+    what: str
+    ok: bool
+    text: str
+    needed: bool = True
+
+
+def doctor(config: Config) -> int:
+    """Print every finding; 0 when nothing that is needed is missing."""
+    console = Console()
+    missing = False
+    for finding in findings(config):
+        mark = "[green]ok [/green]" if finding.ok else "[red]-- [/red]" if finding.needed else "[yellow]?  [/yellow]"
+        console.print(f"{mark} {finding.what}: {finding.text}", highlight=False, soft_wrap=True)
+        missing |= finding.needed and not finding.ok
+    return int(missing)
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        f"{version}" if sys.version_info >= (3, 11) else f"{version}; needs 3.11 or later: apt install python3.11-venv",
+    )
+    yield Finding(
+        "operating system",
+        sys.platform == "linux",
+        sys.platform if sys.platform == "linux" else f"{sys.platform}; the tap's socket needs Linux",
+    )
+    for package in ENGINE_PACKAGES:
+        yield _package(package)
+    yield _model(config)
+    yield from _bank_and_rules(config)
+    yield from (
+        _port(name, address)
+        for name, address in (("gateway", config.gateway.listen), ("admin", config.sidecar.admin), ("engine", config.engine.listen))
+    )
+    yield _socket(config.socket)
+    yield _ledger(config.sidecar.ledger)
+    yield _disk()
+    yield _memory()
+    yield _kafka(config)
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, False, "not installed; the engine needs it: pip install 'barograph[engine]'")
+
+
+def _model(config: Config) -> Finding:
+    name = config.engine.model
+    try:
+        models.check(name)
+    except BarographError as error:
+        return Finding("model", False, str(error))
+    if models.is_cached(name):
+        return Finding("model", True, f"{models.served_name(name)} is on this machine")
+    return Finding("model", False, f"{models.served_name(name)} is not here yet; the first start fetches it", needed=False)
+
+
+def _bank_and_rules(config: Config) -> Iterator[Finding]:
+    try:
+        bank = config.load_bank()
+    except (BankError, BarographError) as error:
+        yield Finding("bank", False, str(error))
+        return
+    yield Finding("bank", True, f"{len(bank.names)} probes for {bank.card.model.name}: {', '.join(bank.names)}")
+    try:
+        rules = RuleEngine(rulefiles.load(config.rules), rulefiles.facts(bank), ENFORCED)
+        yield Finding("rules", True, f"{len(rules.rules)} in {config.rules}")
+    except (BarographError, DocumentError) as error:
+        yield Finding("rules", False, str(error))
+
+
+def _port(name: str, address: tuple[str, int]) -> Finding:
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            return Finding(f"{name} port", True, f"{address[0]}:{address[1]} is free")
+        except OSError as error:
+            return Finding(
+                f"{name} port",
+                False,
+                f"{address[0]}:{address[1]}: {error.strerror}; is barograph up already? else choose another in the configuration",
+                needed=False,
+            )
+
+
+def _socket(path: Path) -> Finding:
+    try:
+        wire.check_path(path)
+    except BarographError as error:
+        return Finding("socket", False, str(error))
+    if answers(path):
+        return Finding("socket", False, f"{path}: a sidecar listens there already", needed=False)
+    folder = path.absolute().parent
+    usable = os.access(folder, os.W_OK)
+    return Finding(
+        "socket", usable, f"{path} can be made" if usable else f"folder {folder} cannot be written; set 'socket' to another path"
+    )
+
+
+def _ledger(path: Path) -> Finding:
+    target = path if path.exists() else path.absolute().parent
+    usable = os.access(target, os.W_OK)
+    return Finding(
+        "ledger", usable, f"{path} can be written" if usable else f"{target} cannot be written; set 'sidecar.ledger' to another path"
+    )
+
+
+def _disk() -> Finding:
+    folder = models.cache_dir()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
+    return Finding(
+        "disk",
+        free >= DISK_GB,
+        f"{free:.0f} GB free under {folder}" + ("" if free >= DISK_GB else f"; needs {DISK_GB} GB for the model, or set BAROGRAPH_HOME"),
+    )
+
+
+def _memory() -> Finding:
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) / 1e6
+    return Finding(
+        "memory", free >= MEMORY_GB, f"{free:.0f} GB available" + ("" if free >= MEMORY_GB else f"; the small model needs {MEMORY_GB} GB")
+    )
+
+
+def _kafka(config: Config) -> Finding:
+    kafka = config.sidecar.kafka
+    if kafka is None:
+        return Finding("Kafka", True, "off (set sidecar.kafka.bootstrap to publish verdicts)", needed=False)
+    host, _, port = kafka.bootstrap.split(",")[0].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+        return Finding("Kafka", True, f"{kafka.bootstrap} answers")
+    except (OSError, ValueError) as error:
+        return Finding(
+            "Kafka", False, f"{kafka.bootstrap} does not answer ({error}); verdicts wait in the ledger until it does", needed=False
+        )

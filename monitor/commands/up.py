@@ -1,0 +1,126 @@
+"""`barograph up`: engine and sidecar as two processes, with progress, until one stops or Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from monitor import models
+from monitor.config import Config
+from monitor.http.serving import LIFELINE, host
+
+START_LIMIT_S = 900.0  # a first start downloads and converts a model
+
+
+class Up:
+    """Starts both, waits until the tap is connected, prints the URLs, and takes both down together."""
+
+    def __init__(self, config: Config, config_path: Path | None, model: str | None, bank: Path | None) -> None:
+        self.config = config
+        self.console = Console()
+        self._flags = [
+            flag for name, value in (("--config", config_path), ("--model", model), ("--bank", bank)) if value is not None for flag in (name, str(value))
+        ]  # fmt: skip
+        self._children: dict[str, subprocess.Popen[str]] = {}
+        self._stop = threading.Event()
+        self._status = ""
+
+    def run(self) -> int:
+        started = time.monotonic()
+        models.check(self.config.engine.model)  # what the children would refuse is said once, before they start
+        self.config.load_bank()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop.set())
+        read_end, write_end = os.pipe()
+        try:
+            for name in ("sidecar", "engine"):
+                self._start(name, read_end)
+            code = self._await_ready()
+            if code is None:
+                self._print_urls(time.monotonic() - started)
+                code = self._await_end()
+            return code
+        finally:
+            os.close(write_end)  # the children hold the other end: they stop when it closes
+            self._take_down()
+
+    def _start(self, name: str, lifeline: int) -> None:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "monitor", name, *self._flags], stdout=subprocess.PIPE, stderr=None, text=True,
+            pass_fds=[lifeline], env=os.environ | {LIFELINE: str(lifeline)}, start_new_session=True,
+        )  # fmt: skip
+        self._children[name] = child
+        threading.Thread(target=self._listen, args=(child,), daemon=True).start()
+
+    def _listen(self, child: subprocess.Popen[str]) -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            self._status = line.strip()
+
+    def _await_ready(self) -> int | None:
+        """None when all is well, else the exit code."""
+        deadline = time.monotonic() + START_LIMIT_S
+        url = f"http://{host(self.config.sidecar.admin)}/health"
+        with self.console.status("starting") as status:
+            while time.monotonic() < deadline:
+                if (code := self._ended()) is not None:
+                    return code
+                status.update(self._status or "starting")
+                try:
+                    if httpx.get(url, timeout=1).status_code == 200 and self._engine_answers():
+                        return None
+                except httpx.HTTPError:
+                    pass
+                self._stop.wait(0.2)
+        self.console.print(f"[red]not ready after {START_LIMIT_S:.0f} s[/red]")
+        return 1
+
+    def _engine_answers(self) -> bool:
+        return httpx.get(f"{self.config.gateway.upstream}/health", timeout=1).status_code == 200
+
+    def _await_end(self) -> int:
+        while (code := self._ended()) is None:
+            self._stop.wait(0.2)
+        return code
+
+    def _ended(self) -> int | None:
+        if self._stop.is_set():
+            return 0
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                if child.returncode != 2:  # 2: the child has said what is wrong
+                    self.console.print(f"[red]{name} ended with code {child.returncode}[/red]")
+                return child.returncode or 1
+        return None
+
+    def _take_down(self) -> None:
+        for child in self._children.values():
+            if child.poll() is None:
+                child.terminate()
+        for child in self._children.values():
+            try:
+                child.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def _print_urls(self, seconds: float) -> None:
+        config = self.config
+        say = self.console.print
+        say(f"[bold]Barograph[/bold] watches [bold]{models.served_name(config.engine.model)}[/bold] (ready after {seconds:.1f} s)\n")
+        say(f"  OpenAI API   http://{host(config.gateway.listen)}/v1", highlight=False)
+        say(f"  metrics      http://{host(config.sidecar.admin)}/metrics", highlight=False)
+        say(f"  health       http://{host(config.sidecar.admin)}/health", highlight=False)
+        say(f"  ledger       {config.sidecar.ledger}\n", highlight=False)
+        say(
+            "  In another terminal: [bold]barograph watch[/bold] to look on, [bold]barograph demo[/bold] to send ten chats. Ctrl-C stops.",
+            highlight=False,
+        )

@@ -1,0 +1,78 @@
+"""HTTP listeners of one process: bound before anything starts, stopped together on a signal or when the parent goes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from monitor.errors import BarographError
+
+LIFELINE = "BAROGRAPH_LIFELINE_FD"  # a pipe whose other end our parent holds: it closes when the parent dies
+
+# What the kernel may hold for a client that reads nothing: the default grows to megabytes, and a stall shows late.
+SEND_BUFFER = 128 * 1024
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are handled once, for all servers of the process."""
+        yield
+
+
+class Servers:
+    """Serves several ASGI applications until SIGINT, SIGTERM or the end of the parent."""
+
+    def __init__(self) -> None:
+        self._servers: list[tuple[_Server, socket.socket]] = []
+
+    def bind(self, name: str, address: tuple[str, int]) -> socket.socket:
+        """Take the port now, so that one in use is an error of the start. Raises BarographError."""
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        # Inherited by every connection. Without it the first chunk waits 40 ms for the client's delayed acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            listener.close()
+            reason = error.strerror or str(error)
+            raise BarographError(
+                f"{name}: cannot listen on {address[0]}:{address[1]} ({reason}); choose another address in the configuration"
+            ) from None
+        return listener
+
+    def serve(self, app: Any, listener: socket.socket) -> None:
+        """Serve `app` on a bound socket once `run` is called."""
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, lifespan="on", server_header=False, backlog=1024
+        )
+        self._servers.append((_Server(config), listener))
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        lifeline = os.environ.get(LIFELINE)
+        if lifeline:
+            loop.add_reader(int(lifeline), self.stop)
+        await asyncio.gather(*(server.serve([listener]) for server, listener in self._servers))
+
+    def stop(self) -> None:
+        for server, _ in self._servers:
+            server.should_exit = True
+
+
+def host(address: tuple[str, int]) -> str:
+    """Where a listener on this machine is reached."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
+    return f"[{name}]:{address[1]}" if ":" in name else f"{name}:{address[1]}"

@@ -1,0 +1,209 @@
+"""The rules in force: loaded, reloaded, frozen, armed and put in shadow, each change recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from monitor.audit.ledger import Ledger
+from monitor.errors import BarographError
+from monitor.pipeline import rulefiles
+from monitor.pipeline.pipeline import Pipeline
+from rules.document import DocumentError
+from rules.engine import RuleEngine
+from rules.facts import ProbeFacts
+from rules.nearest import unknown
+from rules.ruleset import RuleSet
+from rules.schema import Action
+
+log = logging.getLogger("barograph.rules")
+
+ENFORCED = frozenset({Action.OBSERVE, Action.ALERT, Action.HALT})  # what the gateway can do today
+LOOK_S = 1.0
+
+
+class RuleError(BarographError):
+    """A change of rules that is refused; those before it stay in force."""
+
+
+class Rulebook:
+    """A rule file is validated whole, then swapped in between two frames. A bad one keeps the old rules and says why.
+
+    `freeze` blocks reloads during an incident, also after a restart: the reason lies in a file beside the ledger. What Alertmanager arms or
+    puts in shadow holds while its alert fires, and is forgotten with the process, as Alertmanager repeats itself.
+    """
+
+    def __init__(self, path: Path, probes: Iterable[ProbeFacts], ledger: Ledger) -> None:
+        """Raises DocumentError or ConfigError for a file that cannot be judged by."""
+        self.path = path
+        self._probes = tuple(probes)
+        self._ledger = ledger
+        self._freeze = ledger.path.with_name(ledger.path.name + ".freeze")
+        self._pipeline: Pipeline | None = None
+        self._alerts: dict[str, tuple[list[str], list[str]]] = {}  # fingerprint → rules to arm, rules to put in shadow
+        self.failed = ""
+        ruleset = rulefiles.load(path)
+        self.engine = RuleEngine(ruleset, self._probes, ENFORCED)
+        self._seen = self._state(ruleset)
+        self._record("loaded", ruleset)
+
+    @property
+    def frozen(self) -> str:
+        """Why reloads are blocked; empty when they are not."""
+        try:
+            return self._freeze.read_text("utf-8") or "frozen"
+        except FileNotFoundError:
+            return ""
+
+    def serve(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._gauges()
+
+    def reload(self, by: str) -> str:
+        """Read the file anew and swap. Returns the digest. Raises RuleError, and the rules before it stay."""
+        if reason := self.frozen:
+            self._refuse(by, f"reloads are frozen: {reason}")
+        try:
+            ruleset = rulefiles.load(self.path)
+            engine = RuleEngine(ruleset, self._probes, ENFORCED)
+        except (DocumentError, BarographError) as error:
+            self._refuse(by, str(error))
+        self._seen = self._state(ruleset)
+        self.failed = ""
+        if engine.digest != self.engine.digest:
+            if self._pipeline is not None:
+                self._pipeline.use(engine)
+            self.engine = engine
+            self._apply()
+            self._record("reloaded", ruleset, by=by)
+            log.info("rules %s in force, %d rules (by %s)", engine.digest[:12], len(engine.rules), by)
+        self._gauges()
+        return engine.digest
+
+    def freeze(self, reason: str) -> None:
+        """Block reloads until `thaw`."""
+        self._freeze.write_text(reason or "frozen", "utf-8")
+        self._ledger.append("rules", event="frozen", reason=reason, digest=self.engine.digest)
+        self._gauges()
+
+    def thaw(self) -> None:
+        if self.frozen:
+            self._freeze.unlink(missing_ok=True)
+            self._ledger.append("rules", event="thawed", digest=self.engine.digest)
+        self._gauges()
+
+    def alerts(self, payload: dict[str, Any]) -> dict[str, str]:
+        """Alertmanager's webhook: firing alerts arm rules or put them in shadow, by their labels. Returns the modes that are changed now.
+
+        Raises RuleError for a rule that nobody knows or that must not be armed; the other alerts of the call are taken all the same.
+        """
+        refused = []
+        given = payload.get("alerts")
+        if not isinstance(given, list) or not all(isinstance(each, dict) and isinstance(each.get("labels", {}), dict) for each in given):
+            raise RuleError("expected what Alertmanager's webhook sends: alerts, a list of objects with labels")
+        for alert in given:
+            labels = alert.get("labels", {})
+            name = str(alert.get("fingerprint") or labels.get("alertname", ""))
+            arm, disarm = (_names(labels.get(f"barograph_{what}", "")) for what in ("arm", "disarm"))
+            if alert.get("status") != "firing":
+                self._alerts.pop(name, None)
+                continue
+            objections = [each for each in (*map(self._objection, arm), *(self._unknown(rule) for rule in disarm)) if each]
+            if objections:
+                refused += objections
+            elif arm or disarm:
+                self._alerts[name] = (arm, disarm)
+        before = dict(self.engine.overrides)
+        self._apply()
+        if self.engine.overrides != before:
+            self._ledger.append("rules", event="modes", by="alertmanager", modes=self.engine.overrides, digest=self.engine.digest)
+        if refused:
+            raise RuleError("; ".join(refused))
+        return self.engine.overrides
+
+    def describe(self) -> dict[str, Any]:
+        """For the admin API."""
+        engine = self.engine
+        return {
+            "digest": engine.digest,
+            "file": str(self.path),
+            "sources": engine.ruleset.sources,
+            "frozen": self.frozen,
+            "failed": self.failed,
+            "rules": [
+                {
+                    "rule": rule.rule, "desc": rule.desc, "when": rule.when, "action": rule.action.name.lower(), "severity": rule.severity,
+                    "mode": engine.overrides.get(rule.rule, rule.mode), "file_mode": rule.mode, "canary": rule.canary, "maturity": rule.maturity,
+                }
+                for rule in engine.ruleset.rules
+            ],
+        }  # fmt: skip
+
+    async def watch(self) -> None:
+        """Reload when a file changes. A refusal is said once for each state of the files."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            state = await asyncio.to_thread(self._state, self.engine.ruleset)
+            if state != self._seen:
+                self._seen = state
+                try:
+                    self.reload("file")
+                except RuleError:
+                    pass  # said, counted and recorded
+
+    def _apply(self) -> None:
+        """Modes from the alerts that fire now. A rule that one arms and another puts in shadow is armed."""
+        known = {rule.rule for rule in self.engine.rules}
+        shadow = {rule: "shadow" for _, disarm in self._alerts.values() for rule in disarm if rule in known}
+        armed = {rule: "armed" for arm, _ in self._alerts.values() for rule in arm if rule in known and not self._objection(rule)}
+        self.engine.overrides = shadow | armed
+
+    def _objection(self, name: str) -> str:
+        """Why a rule must not be armed; empty when it may."""
+        rule = next((rule for rule in self.engine.rules if rule.rule == name), None)
+        if rule is None:
+            return self._unknown(name)
+        if rule.action not in ENFORCED:
+            return f"rule '{name}': {rule.action.name.lower()} is not enforced here yet"
+        return f"rule '{name}' has maturity: sandbox and cannot be armed" if rule.maturity == "sandbox" else ""
+
+    def _unknown(self, name: str) -> str:
+        known = [rule.rule for rule in self.engine.rules]
+        return "" if name in known else unknown("rule", name, known)
+
+    def _refuse(self, by: str, why: str) -> Any:
+        self.failed = why
+        log.error("rules not reloaded (by %s), %s stay in force: %s", by, self.engine.digest[:12], why)
+        self._ledger.append("rules", event="refused", by=by, why=why, digest=self.engine.digest)
+        self._gauges()
+        raise RuleError(why)
+
+    def _record(self, event: str, ruleset: RuleSet, **more: Any) -> None:
+        self._ledger.append("rules", event=event, digest=ruleset.digest, sources=ruleset.sources, document=ruleset.document(), **more)
+        for rule in ruleset.rules:
+            if rule.maturity == "deprecated" and rule.mode != "disabled":
+                log.warning("rule '%s' is deprecated: %s", rule.rule, rule.desc)
+
+    def _state(self, ruleset: RuleSet) -> tuple[tuple[str, int, int], ...]:
+        found = []
+        for name in ruleset.sources:
+            try:
+                about = Path(name).stat()
+                found.append((name, about.st_mtime_ns, about.st_size))
+            except OSError:
+                found.append((name, 0, 0))
+        return tuple(found)
+
+    def _gauges(self) -> None:
+        if self._pipeline is not None:
+            metrics = self._pipeline.metrics
+            metrics.reload_failed.set(bool(self.failed))
+            metrics.frozen.set(bool(self.frozen))
+            metrics.rules_info.info({"digest": self.engine.digest})
+
+
+def _names(text: object) -> list[str]:
+    return [name.strip() for name in str(text).split(",") if name.strip()]

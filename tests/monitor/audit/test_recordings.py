@@ -1,0 +1,76 @@
+"""Recordings that are not whole, or not recordings."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monitor.audit.recordings import RecordingError, recordings, write_parquet
+from rules.replay import Recording
+
+PROBES = ("a", "b")
+
+
+def chunk(stream: str, first: int, tokens: int, **more: Any) -> dict[str, Any]:
+    scores = np.arange(first, first + tokens, dtype="<f2")[:, None] * np.ones(2, "<f2")
+    record = {
+        "kind": "scores",
+        "stream": stream,
+        "first": first,
+        "tokens": tokens,
+        "probes": ["b", "a"],
+        "since": float(first),
+        "until": float(first + tokens),
+    }
+    return {**record, "scores": base64.b64encode(scores.tobytes()).decode(), **more}
+
+
+def ledger(path: Path, *records: dict[str, Any], end: str = "") -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + end)
+    return str(path)
+
+
+def test_streams_with_a_hole_are_left_out_and_doubles_count_once(tmp_path: Path) -> None:
+    source = ledger(
+        tmp_path / "l.jsonl", chunk("whole", 0, 3), chunk("hole", 0, 3), chunk("late", 5, 3), chunk("whole", 3, 2), chunk("hole", 4, 1), chunk("whole", 3, 2),
+        {"kind": "stream", "event": "begin", "stream": "whole", "request": {"tenant": "x", "conversation": "k"}},
+        end='{"kind": "scores", "stre',
+    )  # fmt: skip
+    (found,) = recordings(source, PROBES)
+    assert (found.stream, found.scores[:, 0].tolist(), found.conversation, found.request) == (
+        "whole",
+        [0, 1, 2, 3, 4],
+        "k",
+        {"tenant": "x"},
+    )
+
+
+def test_parquet_there_and_back(tmp_path: Path) -> None:
+    scores = np.array([[1, np.nan], [2, 3]], np.float32)
+    wanted = [Recording(name, scores, np.array([at, at + 1.0]), {"tenant": "x"}, "k") for name, at in (("z", 0.0), ("y", 5.0))]
+    write_parquet(tmp_path / "s.parquet", wanted, PROBES)
+    found = recordings(str(tmp_path / "s.parquet"), PROBES)
+    assert [each.stream for each in found] == ["z", "y"]
+    assert np.array_equal(found[0].scores, scores, equal_nan=True)
+    assert (found[1].times.tolist(), found[1].request["tenant"], found[1].conversation) == ([5.0, 6.0], "x", "k")
+
+
+def test_what_is_no_recording_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "no.parquet").write_text("hello")
+    write_parquet(tmp_path / "other.parquet", [Recording("s", np.zeros((1, 1), np.float32), np.zeros(1))], ("z",))
+    for source, why in (
+        (str(tmp_path / "none.jsonl"), "cannot read .*expected a ledger, a .parquet file, or kafka://host:port/topic"),
+        (ledger(tmp_path / "empty.jsonl"), "no recorded scores; .*sidecar.record_scores: true"),
+        (ledger(tmp_path / "few.jsonl", chunk("s", 0, 1, probes=["b", "c"])), "recorded without a; it has: b, c"),
+        (str(tmp_path / "no.parquet"), "expected a Parquet file"),
+        (str(tmp_path / "other.parquet"), "no column score.a, score.b; .*it has stream"),
+        ("kafka://127.0.0.1:1/topic", "kafka://127.0.0.1:1/topic"),
+    ):
+        with pytest.raises(RecordingError, match=why) as caught:
+            recordings(source, PROBES)
+        assert "\n" not in str(caught.value)

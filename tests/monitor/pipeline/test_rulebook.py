@@ -1,0 +1,203 @@
+"""Reloads, freezes and modes, without a server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from monitor.admin.rules import TOKEN, rule_routes
+from monitor.audit.ledger import Ledger
+from monitor.pipeline.rulebook import Rulebook, RuleError
+from rules.document import DocumentError
+from tests.rules.naive import probe_facts
+
+RULE = "- {rule: %s, desc: d, when: 'panic.last > %s', do: %s, mode: %s}\n"
+
+
+def rules(*given: tuple[str, float, str, str]) -> str:
+    return "rules:\n" + "".join(RULE % each for each in given)
+
+
+class Shelf:
+    """A rule file, a ledger, and the rulebook over them."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.file = folder / "rules.yaml"
+        self.file.write_text(text)
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.book = Rulebook(self.file, probe_facts(), self.ledger)
+
+    def records(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.ledger.path.read_text().splitlines()]
+        return [record for record in lines if record["kind"] == "rules" and record["event"] == event]
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path, rules(("a", 3, "alert", "armed"), ("b", 4, "halt", "shadow")))
+
+
+def test_every_version_is_in_the_ledger_with_its_digest(shelf: Shelf) -> None:
+    first = shelf.book.engine.digest
+    shelf.file.write_text(rules(("a", 5, "alert", "armed")))
+    second = shelf.book.reload("api")
+    (loaded,), (reloaded,) = shelf.records("loaded"), shelf.records("reloaded")
+    assert (loaded["digest"], reloaded["digest"]) == (first, second)
+    assert reloaded["document"]["rules"][0]["when"] == "panic.last > 5"
+    assert first != second
+
+
+def test_what_is_laid_out_otherwise_is_the_same_rules(shelf: Shelf) -> None:
+    shelf.file.write_text("# a remark\n" + shelf.file.read_text())
+    assert shelf.book.reload("file") == shelf.records("loaded")[0]["digest"]
+    assert shelf.records("reloaded") == []
+
+
+def test_a_bad_file_keeps_the_old_rules_and_says_why(shelf: Shelf) -> None:
+    before = shelf.book.engine
+    shelf.file.write_text(rules(("a", 5, "alert", "armed")).replace("panic.last", "panik.last"))
+    with pytest.raises(RuleError, match=r"rules\.yaml:2:\d+: rule 'a', when: column 1: unknown probe 'panik'; did you mean 'panic'\?"):
+        shelf.book.reload("file")
+    assert shelf.book.engine is before
+    assert "did you mean 'panic'" in shelf.book.failed
+    (refused,) = shelf.records("refused")
+    assert refused["digest"] == before.digest
+    shelf.file.write_text(rules(("a", 5, "alert", "armed")))
+    shelf.book.reload("file")
+    assert shelf.book.failed == ""
+
+
+def test_a_missing_file_keeps_the_old_rules_too(shelf: Shelf) -> None:
+    shelf.file.unlink()
+    with pytest.raises(RuleError, match="cannot read"):
+        shelf.book.reload("file")
+    assert len(shelf.book.engine.rules) == 2
+
+
+def test_a_freeze_blocks_reloads_and_outlives_a_restart(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.book.freeze("incident 12")
+    shelf.file.write_text(rules(("a", 5, "alert", "armed")))
+    again = Rulebook(shelf.file, probe_facts(), shelf.ledger)  # a restart reads the file as it is
+    assert again.frozen == "incident 12"
+    with pytest.raises(RuleError, match="reloads are frozen: incident 12"):
+        shelf.book.reload("SIGHUP")
+    shelf.book.thaw()
+    assert shelf.book.reload("SIGHUP") == again.engine.digest
+    assert len(shelf.records("frozen")) == len(shelf.records("thawed")) == 1
+
+
+def alert(status: str, name: str = "x", **labels: str) -> dict[str, Any]:
+    return {"alerts": [{"status": status, "fingerprint": name, "labels": labels}]}
+
+
+def test_alertmanager_arms_a_rule_while_its_alert_fires(shelf: Shelf) -> None:
+    assert shelf.book.alerts(alert("firing", barograph_arm="b", barograph_disarm="a")) == {"a": "shadow", "b": "armed"}
+    assert shelf.book.engine.overrides == {"a": "shadow", "b": "armed"}
+    assert shelf.book.alerts(alert("firing", "y", barograph_arm="a")) == {"a": "armed", "b": "armed"}  # to arm is stronger
+    shelf.book.alerts(alert("resolved", "y"))
+    assert shelf.book.alerts(alert("resolved")) == {}
+    assert [record["modes"] for record in shelf.records("modes")][-1] == {}
+
+
+def test_modes_outlive_a_reload(shelf: Shelf) -> None:
+    shelf.book.alerts(alert("firing", barograph_arm="b"))
+    shelf.file.write_text(rules(("a", 5, "alert", "armed"), ("b", 4, "halt", "shadow")))
+    shelf.book.reload("file")
+    assert shelf.book.engine.overrides == {"b": "armed"}
+
+
+def test_alertmanager_arms_nothing_that_must_not_be(tmp_path: Path) -> None:
+    text = rules(("a", 3, "throttle", "shadow")) + "- {rule: b, desc: d, when: panic.last > 1, do: alert, maturity: sandbox}\n"
+    shelf = Shelf(tmp_path, text)
+    for rule, why in (("a", "throttle is not enforced"), ("b", "maturity: sandbox"), ("c", "unknown rule 'c'")):
+        with pytest.raises(RuleError, match=why):
+            shelf.book.alerts(alert("firing", barograph_arm=rule))
+    assert shelf.book.engine.overrides == {}
+
+
+def client(shelf: Shelf, host: str = "127.0.0.1") -> TestClient:
+    return TestClient(Starlette(routes=rule_routes(shelf.book, host)))
+
+
+def test_the_admin_api(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN, raising=False)
+    web = client(shelf)
+    assert [rule["mode"] for rule in web.get("/rules").json()["rules"]] == ["armed", "shadow"]
+    assert web.post("/rules/reload").json() == {"digest": shelf.book.engine.digest}
+    assert web.post("/rules/freeze", json={"reason": "r"}).json() == {"frozen": "r"}
+    answer = web.post("/rules/reload")
+    assert (answer.status_code, answer.json()["error"]) == (409, "reloads are frozen: r")
+    assert web.post("/rules/thaw").json() == {"frozen": ""}
+    assert web.post("/alertmanager", json=alert("firing", barograph_arm="b")).json() == {"modes": {"b": "armed"}}
+    assert web.post("/alertmanager", content=b"{").status_code == 400
+    for bad in ({}, {"alerts": 3}, {"alerts": ["x"]}, {"alerts": [{"labels": []}]}):
+        answer = web.post("/alertmanager", json=bad)
+        assert (answer.status_code, "expected what Alertmanager" in answer.json()["error"]) == (409, True)
+    assert web.post("/alertmanager", json=alert("firing", barograph_arm="zzz")).status_code == 409
+
+
+def test_changes_need_a_token_where_others_can_reach(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN, raising=False)
+    assert client(shelf, "0.0.0.0").post("/rules/reload").status_code == 403
+    monkeypatch.setenv(TOKEN, "secret")
+    web = client(shelf, "0.0.0.0")
+    assert web.post("/rules/reload").status_code == 401
+    assert web.post("/rules/reload", headers={"authorization": "Bearer wrong"}).status_code == 401
+    assert web.post("/rules/reload", headers={"authorization": "Bearer secret"}).status_code == 200
+    assert web.get("/rules").status_code == 200
+
+
+def test_packs_hooks_and_overrides_of_a_site(tmp_path: Path) -> None:
+    from monitor.config import Config
+    from monitor.pipeline.rulefiles import facts, load
+    from rules.engine import RuleEngine
+
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "include: [default, more.yaml]\nlists: {exempt_tenants: [redteam]}\nmacros: {high: fpr(0.0001)}\n"
+        "overrides:\n- {rule: panic_rising, mode: shadow, for: 2s}\nrules:\n- {rule: own, desc: d, when: panic.ewma(8) > high, do: alert}\n"
+    )
+    (tmp_path / "more.yaml").write_text(rules(("extra", 1, "observe", "armed")))
+    ruleset = load(site)
+    assert [rule.rule for rule in ruleset.rules][-2:] == ["extra", "own"]
+    changed = next(rule for rule in ruleset.rules if rule.rule == "panic_rising")
+    assert (changed.mode, changed.hold_for.seconds) == ("shadow", 2.0)
+    engine = RuleEngine(ruleset, facts(Config().load_bank()))
+    assert next(iter(engine.compiled[0].thresholds.values())) == pytest.approx(1.669, abs=0.001)  # at the site's rate
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("include: [nosuch]\n", "cannot include 'nosuch': expected a file at .*, or one of the packs agentic, companion, default, strict, support"),
+        ("include: [default]\nmacros: {hihg: '1'}\nrules: []\noverrides:\n- {rule: panic_risin}\n", "unknown rule 'panic_risin'; did you mean 'panic_rising'"),
+        ("include: [default]\nrules:\n- {rule: panic_rising, desc: d, when: panic.last > 1, do: alert}\n", "stands in an included pack; change it in `overrides`"),
+        ("include: [agentic]\nlists: {agents: [a]}\nmacros: {}\n", None),
+        ("macros: {m: panic.last > 1}\nrules: []\n", "no rules"),
+        ("include: [site.yaml]\n", "go in a circle"),
+    ],
+)  # fmt: skip
+def test_includes_that_go_wrong_say_so(tmp_path: Path, text: str, expected: str | None) -> None:
+    from monitor.errors import ConfigError
+    from monitor.pipeline.rulefiles import load
+
+    (tmp_path / "site.yaml").write_text(text)
+    if expected is None:
+        assert load(tmp_path / "site.yaml").lists["agents"].items == ("a",)
+        return
+    with pytest.raises((DocumentError, ConfigError), match=expected):
+        load(tmp_path / "site.yaml")
+
+
+def test_only_hooks_are_replaced(tmp_path: Path) -> None:
+    from monitor.pipeline.rulefiles import load
+
+    (tmp_path / "pack.yaml").write_text("macros: {fixed: '1'}\n" + rules(("a", 1, "alert", "armed")))
+    (tmp_path / "site.yaml").write_text("include: [pack.yaml]\nmacros: {fixed: '2'}\n")
+    with pytest.raises(DocumentError, match=r"site\.yaml:2:\d+: 'fixed' is no hook of .*pack\.yaml; hooks are: none"):
+        load(tmp_path / "site.yaml")
