@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,9 +19,30 @@ PACKS = Path(document.__file__).parent / "packs"
 BANKS = Path(bank.__file__).parent / "banks"
 
 
+def runtime_dir() -> Path:
+    """Where sockets lie: a folder that no other user can write. Whoever makes a socket there makes it by `own_folder`."""
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(given) / "barograph" if given and Path(given).is_dir() else Path(tempfile.gettempdir()) / f"barograph-{os.getuid()}"
+
+
+def own_folder(folder: Path) -> None:
+    """Make a socket's folder with mode 0700 when it is not there; refuse our own when somebody else could write it. Raises ConfigError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat(follow_symlinks=False)
+    except OSError as error:
+        raise ConfigError(f"folder {folder}: {error.strerror}; expected one that can be made with mode 0700") from None
+    if folder == runtime_dir() and (about.st_uid != os.getuid() or about.st_mode & 0o077 or not stat.S_ISDIR(about.st_mode)):
+        raise ConfigError(
+            f"folder {folder} belongs to user {about.st_uid} with mode {about.st_mode & 0o7777:o}; expected one of our own with 700"
+        )
+
+
 def _split(value: object) -> object:
-    """`host:port` as a pair."""
-    if not isinstance(value, str) or ":" not in value:
+    """`host:port` as a pair, `unix:/path` as a path."""
+    if isinstance(value, str) and value.startswith("unix:/"):
+        return Path(value.removeprefix("unix:"))
+    if not isinstance(value, str) or ":" not in value or value.startswith("unix:"):
         raise ValueError(f"'{value}' is no address; expected HOST:PORT such as 127.0.0.1:8400")
     host, _, port = value.rpartition(":")
     if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
@@ -27,6 +51,7 @@ def _split(value: object) -> object:
 
 
 Address = Annotated[tuple[str, int], BeforeValidator(_split)]
+EngineAddress = Annotated[tuple[str, int] | Path, BeforeValidator(_split)]
 Fail = Literal["closed", "open"]
 
 
@@ -37,7 +62,10 @@ class _Frozen(BaseModel):
 class EngineConfig(_Frozen):
     """The embedded engine."""
 
-    listen: Address = ("127.0.0.1", 8402)
+    listen: EngineAddress = Field(
+        default_factory=lambda: runtime_dir() / "engine.sock",
+        description="unix:/PATH, which nobody reaches around the gateway, or HOST:PORT",
+    )
     model: str = models.BUNDLED
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -64,7 +92,11 @@ class GatewayConfig(_Frozen):
     """What clients talk to."""
 
     listen: Address = ("127.0.0.1", 8400)
-    upstream: str = Field("http://127.0.0.1:8402", pattern=r"^https?://[^\s/]+$")
+    upstream: str = Field(
+        default_factory=lambda: f"unix:{runtime_dir() / 'engine.sock'}",
+        pattern=r"^(https?://[^\s/?#@]+|unix:/\S+)$",
+        description="the engine: http://HOST:PORT or unix:/PATH; its key, if it wants one, is read from BAROGRAPH_UPSTREAM_KEY",
+    )
     hold: Literal["strict", "off"] = "strict"
     judge_timeout_s: float = Field(5.0, gt=0, le=600, description="how long a chunk waits for its scores")
     on_missing_score: Fail = "closed"
@@ -110,11 +142,11 @@ class SidecarConfig(_Frozen):
 class Config(_Frozen):
     """The whole file."""
 
-    socket: Path = Path("/tmp/barograph.sock")
+    socket: Path = Field(default_factory=lambda: runtime_dir() / "tap.sock")
     rules: Path = PACKS / "default.yaml"
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     tap: TapConfig = TapConfig()
-    gateway: GatewayConfig = GatewayConfig()
+    gateway: GatewayConfig = Field(default_factory=GatewayConfig)
     sidecar: SidecarConfig = SidecarConfig()
 
     @classmethod

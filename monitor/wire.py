@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from monitor.errors import WireError
 
-VERSION = 1
+VERSION = 2
+TAP_KEY = "BAROGRAPH_TAP_KEY"  # the environment's name of the secret that engine and sidecar share
 # The kernel's default limit of a socket buffer is 208 KiB: a packet must fit with room for others behind it.
 MAX_PACKET = 128 * 1024
 MAX_PROBES = 1024
@@ -41,6 +42,18 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     probes: list[str]
     layers: list[int]
     passport: dict[str, str] = {}
+    secret: str = ""  # BAROGRAPH_TAP_KEY of the engine's environment: what shows that the tap is the engine's
+
+
+class Check(msgspec.Struct, frozen=True, tag="check"):
+    """How the tap proved itself on the live engine: scores of `tokens` produced tokens, computed anew in float64 from hidden states
+    that were read another way, differ by at most `worst` standard deviations. `why` says what failed when not `ok`.
+    """
+
+    ok: bool
+    tokens: int
+    worst: float
+    why: str = ""
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True):
@@ -96,7 +109,7 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
         return streams, positions, scores
 
 
-Message = Hello | Live | Frame
+Message = Hello | Check | Live | Frame
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -107,7 +107,9 @@ def _bank_and_rules(config: Config) -> Iterator[Finding]:
         yield Finding("rules", False, str(error))
 
 
-def _port(name: str, address: tuple[str, int]) -> Finding:
+def _port(name: str, address: tuple[str, int] | Path) -> Finding:
+    if isinstance(address, Path):
+        return Finding(f"{name} socket", True, f"{address}")
     with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

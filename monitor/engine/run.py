@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from monitor import models, wire
-from monitor.config import Config
+from monitor.config import Config, own_folder
 from monitor.engine.batcher import Batcher
 from monitor.engine.loading import load
 from monitor.engine.server import EngineServer
-from monitor.http.serving import Servers
+from monitor.http.serving import Servers, host
 from monitor.tap.tap import Tap
 
 
@@ -18,6 +20,8 @@ async def run(config: Config, say: models.Progress) -> None:
     engine = config.engine
     wire.check_path(config.socket)
     servers = Servers()
+    if isinstance(engine.listen, Path):
+        own_folder(engine.listen.parent)
     pending = servers.bind("engine", engine.listen)
     bank = config.load_bank() if config.tap.enabled else None
     if engine.threads is not None:
@@ -28,5 +32,5 @@ async def run(config: Config, say: models.Progress) -> None:
     server = EngineServer(model, batcher, tap, config.gateway.max_body_bytes)
     server.context = min(model.context, engine.kv_tokens) if model.module.device.type == "cpu" else model.context
     servers.serve(server.app, pending)
-    say(f"engine ready on {engine.listen[0]}:{engine.listen[1]}")
+    say(f"engine ready on {host(engine.listen)}")
     await servers.run()

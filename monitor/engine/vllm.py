@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from monitor import models, wire
-from monitor.config import Config
+from monitor.config import Config, own_folder
 from monitor.engine.vllm_plugin import CONFIG, SWITCH, check_version, version
 from monitor.errors import BarographError
 from probes.bank import config_hash
@@ -38,12 +38,19 @@ def serve(config: Config, path: Path | None, arguments: Sequence[str]) -> NoRetu
         rest.append("--enforce-eager")
     if not any(each.split("=")[0] == "--served-model-name" for each in rest):
         rest += ["--served-model-name", config.model_name()]
-    if not any(each.split("=")[0] in ("--host", "--port") for each in rest):
-        rest += ["--host", config.engine.listen[0], "--port", str(config.engine.listen[1])]
+    if not any(each.split("=")[0] in ("--host", "--port", "--uds") for each in rest):
+        rest += _listen(config.engine.listen)
     os.environ[CONFIG] = str(path.resolve())
     os.environ.setdefault(SWITCH, "on" if config.tap.enabled else "off")
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", SERVER, "--model", model, *rest])
+
+
+def _listen(address: tuple[str, int] | Path) -> list[str]:
+    if isinstance(address, Path):
+        own_folder(address.parent)
+        return ["--uds", str(address)]
+    return ["--host", address[0], "--port", str(address[1])]
 
 
 def _check_bank(config: Config, model: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -33,8 +34,10 @@ class Servers:
     def __init__(self) -> None:
         self._servers: list[tuple[_Server, socket.socket]] = []
 
-    def bind(self, name: str, address: tuple[str, int]) -> socket.socket:
-        """Take the port now, so that one in use is an error of the start. Raises BarographError."""
+    def bind(self, name: str, address: tuple[str, int] | Path) -> socket.socket:
+        """Take the address now, so that one in use is an error of the start. Raises BarographError."""
+        if isinstance(address, Path):
+            return _bind_unix(name, address)
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         # Inherited by every connection. Without it the first chunk waits 40 ms for the client's delayed acknowledgement.
@@ -72,7 +75,29 @@ class Servers:
             server.should_exit = True
 
 
-def host(address: tuple[str, int]) -> str:
+def _bind_unix(name: str, path: Path) -> socket.socket:
+    """A Unix socket of mode 0600; one that nobody listens on any more is replaced."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(str(path))
+                except OSError:
+                    path.unlink()
+        listener.bind(str(path))
+        path.chmod(0o600)
+    except OSError as error:
+        listener.close()
+        raise BarographError(
+            f"{name}: cannot listen on {path} ({error.strerror or error}); choose another address in the configuration"
+        ) from None
+    return listener
+
+
+def host(address: tuple[str, int] | Path) -> str:
     """Where a listener on this machine is reached."""
+    if isinstance(address, Path):
+        return f"unix:{address}"
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
     return f"[{name}]:{address[1]}" if ":" in name else f"{name}:{address[1]}"

@@ -169,6 +169,9 @@ class Pipeline:
         source = batch.source
         if isinstance(message, wire.Hello):
             raise WireError("a second hello on one connection")
+        if isinstance(message, wire.Check):
+            source.check = message
+            return
         if isinstance(message, wire.Live):
             self._reconcile(batch, message)
             return

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 from monitor import wire
+from monitor.config import own_folder
 from monitor.errors import BarographError, WireError
 from monitor.pipeline.pipeline import Pipeline
 from monitor.pipeline.source import Source
@@ -42,10 +43,10 @@ class Receiver:
         wire.check_path(self.path)
         if answers(self.path):
             raise BarographError(f"socket {self.path} is in use by another sidecar; stop it, or set 'socket' to another path")
+        own_folder(self.path.parent)
         try:
             if self.path.is_socket():
                 self.path.unlink()  # left behind by a sidecar that was killed
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._listener.bind(str(self.path))
             self.path.chmod(0o600)
             self._listener.listen(16)

@@ -17,6 +17,7 @@ class Source:
         self.stale = stale or []
         self.seq: int | None = None
         self.failed = ""
+        self.check: wire.Check | None = None  # how the tap proved itself; None until it has
         self.streams: dict[int, Stream] = {}
         # Slot by stream number modulo the size: a vectorised look-up. `_number` tells an old tenant from the new one.
         self._slot = np.full(1024, -1, np.intp)

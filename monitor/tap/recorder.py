@@ -21,6 +21,7 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         self.hellos: list[wire.Hello] = []
+        self.checks: list[wire.Check] = []
         self.scores: dict[Key, list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
         self.ends: dict[Key, int] = {}
         self.failed: list[str] = []
@@ -65,6 +66,9 @@ class Recorder:
             if isinstance(message, wire.Hello):
                 hello = message
                 self.hellos.append(message)
+                continue
+            if isinstance(message, wire.Check):
+                self.checks.append(message)
                 continue
             for begin in message.begins:
                 keys[begin.stream] = (begin.request, begin.index)

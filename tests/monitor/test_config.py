@@ -17,7 +17,9 @@ def load(tmp_path: Path, text: str) -> Config:
 
 def test_the_defaults_stay_on_loopback_and_fail_closed() -> None:
     config = Config.load(None)
-    assert {config.engine.listen[0], config.gateway.listen[0], config.sidecar.admin[0]} == {"127.0.0.1"}
+    assert {config.gateway.listen[0], config.sidecar.admin[0]} == {"127.0.0.1"}
+    assert isinstance(config.engine.listen, Path)
+    assert config.gateway.upstream == f"unix:{config.engine.listen}"
     assert {config.gateway.on_missing_score, config.gateway.on_nan_score, config.gateway.on_no_tap, config.gateway.on_ledger_failure} == {
         "closed"
     }

@@ -51,7 +51,7 @@ def test_a_full_packet_fits() -> None:
 @pytest.mark.parametrize(
     ("packet", "expected"),
     [
-        (wire.encode(hello(version=99)), "wire version 99; this sidecar speaks 1"),
+        (wire.encode(hello(version=99)), "wire version 99; this sidecar speaks 2"),
         (wire.encode(hello(probes=[])), "0 probes"),
         (wire.encode(hello(layers=[1])), "2 probes and 1 layers"),
         (msgspec.msgpack.encode({"type": "pickle"}), "is no message"),
