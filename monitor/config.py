@@ -88,6 +88,12 @@ class TapConfig(_Frozen):
     verified: Path | None = Field(None, description="what verify-tap wrote about an engine that the bank was not calibrated on")
 
 
+class Lag(_Frozen):
+    """Tokens may leave before they are judged, but no more than `lag` of them."""
+
+    lag: int = Field(ge=1, le=4096)
+
+
 class GatewayConfig(_Frozen):
     """What clients talk to."""
 
@@ -97,15 +103,29 @@ class GatewayConfig(_Frozen):
         pattern=r"^(https?://[^\s/?#@]+|unix:/\S+)$",
         description="the engine: http://HOST:PORT or unix:/PATH; its key, if it wants one, is read from BAROGRAPH_UPSTREAM_KEY",
     )
-    hold: Literal["strict", "off"] = "strict"
+    hold: Literal["strict", "off"] | Lag = Field(
+        "strict", description="strict: no token leaves unjudged; {lag: n}: at most n do; off: nothing waits, halts come when they come"
+    )
+    tool_calls: Literal["whole", "stream"] = Field(
+        "whole", description="whole: a call leaves when all of it is judged, so a halt leaves no half call; stream: piece by piece"
+    )
     judge_timeout_s: float = Field(5.0, gt=0, le=600, description="how long a chunk waits for its scores")
     on_missing_score: Fail = "closed"
     on_nan_score: Fail = "closed"
+    on_wrong_count: Fail = "closed"
     on_no_tap: Fail = "closed"
     on_ledger_failure: Fail = "closed"
+    upstream_idle_s: float = Field(300.0, gt=0, le=86_400, description="an engine that sends nothing for so long has failed")
+    keepalive_s: float = Field(15.0, gt=0, le=3600, description="a waiting event stream gets a comment so often")
     client_stall_s: float = Field(30.0, gt=0, le=3600, description="a client that reads nothing for so long is dropped")
+    grace_s: float = Field(20.0, ge=0, le=3600, description="how long running replies may go on after SIGTERM")
     max_body_bytes: int = Field(4 << 20, ge=1024)
+    max_reply_bytes: int = Field(64 << 20, ge=1024, description="of a reply that is held whole until it is judged")
+    max_bodies_bytes: int = Field(256 << 20, ge=1024, description="of all bodies that are being read at one time")
     max_requests: int = Field(512, ge=1)
+    allow_routes: tuple[str, ...] = Field((), description="further paths of the engine that are passed through, unjudged, by name")
+    forward_headers: tuple[str, ...] = Field((), description="further headers of clients that the engine gets")
+    return_headers: tuple[str, ...] = Field((), description="further headers of the engine that clients get")
     tenant_header: str | None = Field(None, description="the header in which your own front end names the tenant; never trust a client's")
     conversation_header: str | None = Field(None, description="the header that is the same for all requests of a conversation")
     match_headers: tuple[str, ...] = Field((), description="headers that rules may select by")

@@ -45,7 +45,7 @@ async def run(config: Config) -> None:
     rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
     gateway = Gateway(config.gateway, pipeline)
-    servers.serve(gateway.app, servers.bind("gateway", config.gateway.listen))
+    servers.serve(gateway.app, servers.bind("gateway", config.gateway.listen), gateway.drain)
     servers.serve(admin_app(pipeline, registry, rulebook, config.sidecar.admin[0]), servers.bind("admin", config.sidecar.admin))
     receiver.start()
     ledger.append(

@@ -12,7 +12,7 @@ import httpx
 
 from monitor.config import Config
 from monitor.errors import BarographError
-from monitor.gateway.gateway import SCORES_HEADER
+from monitor.gateway.judging import SCORES_HEADER
 from monitor.http.serving import host
 from monitor.sinks.prometheus import Metrics
 from probes.bank import Bank, Canary

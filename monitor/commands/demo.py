@@ -13,7 +13,7 @@ from rich.text import Text
 
 from monitor.config import Config
 from monitor.errors import BarographError
-from monitor.gateway.gateway import SCORES_HEADER
+from monitor.gateway.judging import SCORES_HEADER
 from monitor.http.serving import host
 
 ROSE = 3.0  # a token is said to have risen from this z value on

@@ -1,93 +1,169 @@
-"""The gateway: the OpenAI API for clients, with every produced token judged before it leaves."""
+"""The gateway: the engine's API for clients, with every produced token judged before it leaves."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route as Path
 
 from monitor.config import GatewayConfig
-from monitor.gateway.assembly import Assembly
+from monitor.gateway.asked import Asked, Unreadable, refused_by_engine_only
+from monitor.gateway.dialect import error_body
 from monitor.gateway.hold import Hold
-from monitor.gateway.relay import Relay
-from monitor.http import openai
-from monitor.http.openai import OpenAIError, unavailable
-from monitor.http.responses import EventStream, unless_gone
+from monitor.gateway.judging import Engine, Judging
+from monitor.gateway.reply import Limits, Reply
+from monitor.gateway.routes import PASSED, Route, encoded, normalised, refusal, route_of
+from monitor.gateway.upstream import MAX_ERROR, Refused, Upstream
+from monitor.http import jsons, openai
+from monitor.http.openai import Budget, OpenAIError, Unparsed, overloaded, unavailable
 from monitor.pipeline.pipeline import Pipeline
-from monitor.pipeline.streams import Ticket
 
-SCORES_HEADER = "x-barograph-scores"
-# Whatever may generate passes through the hold; nothing else is passed on.
-GENERATING = ("/v1/chat/completions", "/v1/completions")
-READING = ("/v1/models", "/v1/models/{name:path}")
+log = logging.getLogger("barograph.gateway")
+
+OFFER_S = 2.0  # in which an engine refuses what it refuses
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class Gateway:
-    """The routes. `app` is the ASGI application."""
+    """All paths of the engine. `app` is the ASGI application."""
 
     def __init__(self, config: GatewayConfig, pipeline: Pipeline) -> None:
         self.config = config
         self.pipeline = pipeline
         self.metrics = pipeline.metrics
-        self._session: aiohttp.ClientSession | None = None
-        self.app = Starlette(
-            routes=[
-                *(Route(path, self.generate, methods=["POST"]) for path in GENERATING),
-                *(Route(path, self.read) for path in READING),
-            ],
-            exception_handlers={HTTPException: self._unknown},
-            lifespan=self._lifespan,
-        )
+        self.engine = Engine(Upstream(config), {}, {})
+        self.replies: set[Reply] = set()
+        self._stopping = False
+        self._bodies = Budget(config.max_bodies_bytes)
+        self._limits = Limits(config.client_stall_s, config.keepalive_s, self.metrics.stalled.inc)
+        self.app = Starlette(routes=[Path("/{path:path}", self.handle, methods=METHODS)], lifespan=self._lifespan)
 
-    async def generate(self, request: Request) -> Response:
-        endpoint = request.url.path.removeprefix("/v1/")
+    async def handle(self, request: Request) -> Response:
+        """One request of any kind. Replies that are judged count themselves when they end."""
+        path = ""
         try:
-            payload = await openai.read_json(request, self.config.max_body_bytes)
-            response = await self._generate(request, payload, endpoint)
+            path = normalised(request.scope.get("raw_path") or request.url.path.encode())
+            response = await self._answer(request, path)
         except OpenAIError as error:
-            response = error.response()
-        self.metrics.requests.labels(endpoint, str(response.status_code)).inc()
+            response = self._refused(path, error)
+        except Refused as refused:
+            response = refused.response
+        except Exception:
+            log.exception("a request failed by a fault of ours")
+            fault = OpenAIError(500, "the gateway failed on this request; its log says why", kind="server_error", code="internal")
+            response = self._refused(path, fault)
+        if not isinstance(response, Reply):
+            self._count(path, response.status_code)
         return response
 
-    async def read(self, request: Request) -> Response:
-        try:
-            async with self._upstream("GET", request.url.path, request, None) as upstream:
-                return Response(await upstream.read(), upstream.status, media_type=upstream.content_type)
-        except OpenAIError as error:
-            return error.response()
+    async def _answer(self, request: Request, path: str) -> Response:
+        route = route_of(path, self.config.allow_routes)
+        if route is Route.JUDGED and request.method == "POST":
+            return await self._generate(request, path)
+        if route is Route.PASSED:
+            return await self._pass(request, path)
+        if route is Route.JUDGED:
+            return await self._other_method(request, path)
+        raise refusal(path, request.method)
 
-    async def _generate(self, request: Request, payload: dict[str, Any], endpoint: str) -> Response:
-        if not self.pipeline.scoring:
-            self._no_tap()
-        streams = self.pipeline.streams
-        if len(streams.tickets) >= self.config.max_requests:
-            raise OpenAIError(
-                429,
-                f"{self.config.max_requests} requests are running, the limit of this gateway; try again later",
-                kind="rate_limit_error",
-                code="too_many_requests",
-            )
-        streaming, usage = _wishes(payload)
-        headers = {openai.REQUEST_ID_HEADER: openai.new_request_id()}
-        ticket = streams.expect(headers[openai.REQUEST_ID_HEADER], *self._about(request, payload))
-        chunks = self._chunks(request, payload, ticket, usage or not streaming)
-        if not streaming:
-            return await unless_gone(request, self._whole(chunks, headers))
-        # The first chunk decides the status: an error before it is a proper HTTP error.
+    async def _generate(self, request: Request, path: str) -> Response:
+        if self._stopping:
+            raise _stopping()
+        body = await self._body(request)
         try:
-            first = await anext(chunks, None)
-        except BaseException:
-            await chunks.aclose()
-            raise
-        return EventStream(self._stream(first, chunks), headers, self.config.client_stall_s, self.metrics.stalled.inc)
+            asked = Asked.read(path, openai.json_object(body))
+        except (Unreadable, Unparsed) as error:
+            await self._offer(request, path, body)
+            raise error if isinstance(error, OpenAIError) else refused_by_engine_only() from None
+        if not isinstance(asked.payload.get("stream"), bool | None):
+            await self._offer(request, path, body)  # some engines take `1` for true, others refuse it
+        opened = self._admit()
+        request_id = openai.new_request_id()
+        ticket = self.pipeline.streams.expect(request_id, *self._about(request, asked.payload))
+        hold = Hold(self.config, self.pipeline.streams, ticket, self.pipeline.ledger, self.metrics)
+        hold.opened += opened
+        work = Judging(asked, request, self.engine, self.pipeline, hold, ticket)
+        work.on_end = self._ended
+        shown = request.headers.get(openai.REQUEST_ID_HEADER, "")[:256]
+        reply = Reply(work, {openai.REQUEST_ID_HEADER: shown or request_id}, self._limits)
+        self.replies.add(reply)
+        return reply
+
+    async def _pass(self, request: Request, path: str) -> Response:
+        """Bytes both ways. What the engine is told is bounded, what it says is not: it makes no text there."""
+        body = await self._body(request) if request.method not in ("GET", "HEAD", "OPTIONS") else None
+        query = request.scope["query_string"].decode("latin-1")
+        upstream = self.engine.upstream
+        asking = upstream.ask(request.method, encoded(path), upstream.headers(request.headers), body, query, self.config.upstream_idle_s)
+        response = await asking.__aenter__()
+
+        async def packets() -> AsyncIterator[bytes]:
+            try:
+                async for packet in response.content.iter_any():
+                    yield packet
+            except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+                log.warning("the engine broke off an answer of %s (%s)", path, type(error).__name__)
+                raise
+            finally:
+                await asking.__aexit__(None, None, None)
+
+        if 300 <= response.status < 400:
+            await asking.__aexit__(None, None, None)
+            raise OpenAIError(
+                502, f"the engine answered with status {response.status}, which is not followed", kind="server_error", code="upstream_error"
+            )
+        headers = upstream.returned(response.headers)
+        return StreamingResponse(packets(), response.status, headers)
+
+    async def _other_method(self, request: Request, path: str) -> Response:
+        """A judged route asked otherwise than by POST: the engine's refusal, or its preflight answer. Nothing generated passes."""
+        upstream = self.engine.upstream
+        asking = upstream.ask(request.method, encoded(path), upstream.headers(request.headers), None, "", self.config.upstream_idle_s)
+        async with asking as response:
+            if response.status >= 400 or request.method in ("OPTIONS", "HEAD"):
+                return Response(await response.content.read(MAX_ERROR), response.status, upstream.returned(response.headers))
+        raise OpenAIError(405, f"{request.method} {path}: expected POST")
+
+    async def _offer(self, request: Request, path: str, body: bytes) -> None:
+        """Give the engine what only it can refuse in its own words. Raises Refused when it does; nothing else of its answer is used."""
+        upstream = self.engine.upstream
+        query = request.scope["query_string"].decode("latin-1")
+        headers = upstream.headers(request.headers)
+        try:
+            async with upstream.ask("POST", encoded(path), headers, body, query, OFFER_S) as response:
+                if response.status >= 400:
+                    raise await upstream.refusal(response, path)
+        except OpenAIError as error:
+            if error.status != 504:  # an engine that is still at it has not refused
+                raise
+
+    async def _body(self, request: Request) -> bytes:
+        return await openai.read_body(request, self.config.max_body_bytes, self._bodies)
+
+    def _admit(self) -> list[Any]:
+        """Whether one more request may run. Returns the conditions that are open for it; raises OpenAIError when it may not."""
+        if len(self.pipeline.streams.tickets) >= self.config.max_requests:
+            raise overloaded(f"{self.config.max_requests} requests are running, the limit of this gateway")
+        if self.pipeline.scoring:
+            return []
+        setting = self.config.on_no_tap
+        self.metrics.decisions.labels("no_tap", setting).inc()
+        self.pipeline.ledger.append("failure", condition="no_tap", why="no tap is connected", decision=setting)
+        if setting == "closed":
+            raise unavailable(
+                "no tap that has proved itself is connected, so replies could not be judged; start the engine, or set gateway.on_no_tap",
+                "no_tap",
+            )
+        return ["no_tap"]
 
     def _about(self, request: Request, payload: dict[str, Any]) -> tuple[dict[str, Any], str]:
         """What rules may select by, and the conversation's key: a hash, since what clients send is not kept."""
@@ -99,100 +175,40 @@ class Gateway:
             "header": {name.lower(): given[name][:256] for name in config.match_headers if name in given},
         }
         conversation = given.get(config.conversation_header, "") if config.conversation_header else ""
-        named = f"{about['tenant']}\0{conversation}".encode()
+        named = f"{about['tenant']}\0{conversation}".encode(errors="surrogatepass")
         return about, hashlib.blake2b(named, digest_size=12).hexdigest() if conversation else ""
 
-    async def _chunks(self, request: Request, payload: dict[str, Any], ticket: Ticket, usage: bool) -> AsyncGenerator[dict[str, Any]]:
-        body = {**payload, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
-        pipeline = self.pipeline
-        hold = Hold(self.config, pipeline.streams, ticket, pipeline.ledger, self.metrics)
-        scores = self.config.expose_scores and request.headers.get(SCORES_HEADER) == "1"
-        try:
-            async with self._upstream("POST", request.url.path, request, body, ticket.request) as upstream:
-                if upstream.status != 200:
-                    raise await _upstream_error(upstream)
-                relay = Relay(upstream, hold, pipeline.streams, ticket, pipeline.bank.names, scores, usage)
-                async with aclosing(relay.chunks()) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-        finally:
-            pipeline.streams.forget(ticket)
+    def _refused(self, path: str, error: OpenAIError) -> Response:
+        headers = {"retry-after": "1"} if error.status in (429, 503) else None
+        return Response(jsons.encode(error_body(path, error)), error.status, headers, "application/json")
 
-    async def _stream(self, first: dict[str, Any] | None, chunks: AsyncGenerator[dict[str, Any]]) -> AsyncGenerator[bytes]:
-        async with aclosing(chunks):
-            try:
-                if first is not None:
-                    yield openai.event(first)
-                async for chunk in chunks:
-                    yield openai.event(chunk)
-            except OpenAIError as error:
-                yield error.event()
-                return
-            yield openai.DONE
+    def _ended(self, work: Judging, reply: Reply) -> None:
+        self.replies.discard(reply)
+        self.metrics.judged.labels(work.how()).inc()
+        if reply.outcome.startswith("upstream_"):
+            self.metrics.upstream.labels(reply.outcome).inc()
+        self._count(work.route, reply.status_code)
 
-    async def _whole(self, chunks: AsyncGenerator[dict[str, Any]], headers: dict[str, str]) -> Response:
-        assembly = Assembly()
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                assembly.add(chunk)
-        return openai.json_response(assembly.whole(), headers)
+    def _count(self, path: str, status: int) -> None:
+        known = path in PASSED or route_of(path, ()) is Route.JUDGED
+        self.metrics.requests.labels(path.removeprefix("/v1/").removeprefix("/") if known else "other", str(status)).inc()
 
-    @asynccontextmanager
-    async def _upstream(
-        self, method: str, path: str, request: Request, body: Any, request_id: str = ""
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        assert self._session is not None
-        headers = {openai.REQUEST_ID_HEADER: request_id} if request_id else {}
-        if "authorization" in request.headers:
-            headers["authorization"] = request.headers["authorization"]
-        try:
-            response = await self._session.request(method, self.config.upstream + path, json=body, headers=headers)
-        except (aiohttp.ClientError, TimeoutError):
-            raise OpenAIError(
-                502, f"the engine at {self.config.upstream} does not answer", kind="server_error", code="upstream_unreachable"
-            ) from None
-        try:
-            yield response
-        finally:
-            response.close()
-
-    def _no_tap(self) -> None:
-        setting = self.config.on_no_tap
-        self.metrics.decisions.labels("no_tap", setting).inc()
-        self.pipeline.ledger.append("failure", condition="no_tap", why="no tap is connected", decision=setting)
-        if setting == "closed":
-            raise unavailable("no tap is connected, so replies could not be judged; start the engine, or set gateway.on_no_tap", "no_tap")
-
-    async def _unknown(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        supported = ", ".join((*GENERATING, READING[0]))
-        return OpenAIError(
-            error.status_code, f"{error.detail}: {request.method} {request.url.path}; this gateway serves: {supported}"
-        ).response()
+    async def drain(self) -> None:
+        """Refuse what comes from now on, and give what runs `grace_s` to end; then it ends with an error that says so."""
+        self._stopping = True
+        deadline = asyncio.get_running_loop().time() + self.config.grace_s
+        while self.replies and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        for reply in list(self.replies):
+            reply.stop(_stopping())
+        while self.replies and asyncio.get_running_loop().time() < deadline + 2:
+            await asyncio.sleep(0.02)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0), auto_decompress=False) as session:
-            self._session = session
+        async with self.engine.upstream.started():
             yield
 
 
-def _wishes(payload: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether the client wants a stream, and usage at its end. The engine checks the rest of the body."""
-    stream, options = payload.get("stream"), payload.get("stream_options")
-    if stream not in (None, True, False):
-        raise openai.bad("'stream': expected true or false", "stream")
-    if options is not None and not (stream and isinstance(options, dict) and set(options) <= {"include_usage", "continuous_usage_stats"}):
-        raise openai.bad("'stream_options': expected an object with include_usage, together with 'stream': true", "stream_options")
-    return bool(stream), bool((options or {}).get("include_usage"))
-
-
-async def _upstream_error(upstream: aiohttp.ClientResponse) -> OpenAIError:
-    try:
-        error = (await upstream.json(content_type=None))["error"]
-        return OpenAIError(
-            upstream.status, str(error["message"]), kind=str(error.get("type")), param=error.get("param"), code=error.get("code")
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, aiohttp.ClientError):
-        return OpenAIError(502, f"the engine answered with status {upstream.status}", kind="server_error", code="upstream_error")
+def _stopping() -> OpenAIError:
+    return unavailable("the sidecar is stopping; send the request again", "stopping")

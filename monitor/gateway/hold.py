@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 from monitor.audit.ledger import Ledger
-from monitor.config import GatewayConfig
-from monitor.pipeline.streams import Stream, StreamTable, Ticket
+from monitor.config import GatewayConfig, Lag
+from monitor.gateway.failures import Condition, decision
+from monitor.pipeline.streams import StreamTable, Ticket
 from monitor.sinks.prometheus import Metrics
 from rules.verdict import Verdict
-
-Condition = Literal["missing_score", "nan_score", "ledger"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,10 @@ RELEASE = Release()
 
 
 class Hold:
-    """Judges chunks of one request. Every decision without a good score is counted and in the ledger."""
+    """Judges the chunks of one request. Every decision without a good score is counted and in the ledger.
+
+    `opened`: the conditions under which something left all the same; `lagged`: whether a token left before it was judged.
+    """
 
     def __init__(self, config: GatewayConfig, streams: StreamTable, ticket: Ticket, ledger: Ledger, metrics: Metrics) -> None:
         self._config = config
@@ -49,55 +51,113 @@ class Hold:
         self._ticket = ticket
         self._ledger = ledger
         self._metrics = metrics
-        self._open: set[tuple[int, Condition]] = set()
+        self._decided: set[tuple[int, Condition]] = set()
+        self._ahead = config.hold.lag if isinstance(config.hold, Lag) else None if config.hold == "off" else 0
+        self.mode = "strict" if self._ahead == 0 else "off" if self._ahead is None else "lag"
+        self.opened: list[Condition] = []
+        self.lagged = False
 
     async def outcome(self, index: int, tokens: int) -> Outcome:
         """What becomes of the chunk that ends with token number `tokens` of choice `index`. Waits for its scores."""
         started = time.monotonic()
-        while True:
-            self._ticket.moved.clear()
-            stream = self._ticket.streams.get(index)
-            found = self._look(stream, index, tokens)
-            if found is None and self._config.hold == "off":
-                found = RELEASE
-            left = started + self._config.judge_timeout_s - time.monotonic()
-            if found is None and left <= 0:
-                found = self._fail("missing_score", "late", index, stream)
-            if found is not None:
-                self._metrics.hold.observe(time.monotonic() - started)
-                return found
+        deadline = started + self._config.judge_timeout_s
+        moved = self._ticket.moved
+        while (found := self.look(index, tokens)) is None:
+            if time.monotonic() >= deadline:
+                found = self.fail("missing_score", "late", index)
+                break
+            moved.clear()
             try:
-                await asyncio.wait_for(self._ticket.moved.wait(), left)
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await moved.wait()
+            except TimeoutError:
+                pass
+        self._metrics.hold.observe(time.monotonic() - started)
+        return found
+
+    async def whole(self, indexes: Collection[int], tokens: int | None) -> Outcome:
+        """What becomes of a reply of `tokens` tokens in the choices `indexes`, of which the engine is done with every one.
+
+        Without a count of tokens the tap's own word counts that its streams are over. A halted choice is no concern here: the caller
+        cuts it. `indexes` may be empty where the engine alone knows them.
+        """
+        deadline = time.monotonic() + self._config.judge_timeout_s
+        table, moved, streams = self._streams, self._ticket.moved, self._ticket.streams
+        while True:
+            if self._ledger.failed and isinstance(failure := self.fail("ledger", "the ledger cannot be written", 0), Failure):
+                return failure
+            slots = [stream.slot for stream in streams.values()]
+            if table.nan[slots].any():
+                return self.fail("nan_score", "a score is not a number", 0)
+            if table.gap[slots].any():
+                return self.fail("missing_score", "scores were lost", 0)
+            judged, over = int(table.judged[slots].sum()), bool(slots) and bool(table.ended[slots].all())
+            if streams.keys() >= set(indexes) and slots and (judged >= tokens if tokens is not None else over):
+                return RELEASE
+            if tokens is not None and over and streams.keys() >= set(indexes):
+                return self.fail("wrong_count", f"the engine counts {tokens} tokens, its tap {judged}", 0)
+            if self._ahead is None:
+                self.lagged = True
+                return RELEASE
+            if time.monotonic() >= deadline:
+                return self.fail("missing_score", "late", 0)
+            moved.clear()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await moved.wait()
             except TimeoutError:
                 pass
 
-    def _look(self, stream: Stream | None, index: int, tokens: int) -> Outcome | None:
-        """The outcome as things stand, or None while scores are still to come."""
+    def at_once(self, index: int, tokens: int) -> Outcome | None:
+        """As `look`, for a chunk that may not have to wait."""
+        found = self.look(index, tokens)
+        if found is not None:
+            self._metrics.hold.observe(0.0)
+        return found
+
+    def halted(self, late: int) -> None:
+        """A reply was halted after `late` tokens from the verdict's own on had left."""
+        self._metrics.after_verdict.labels(self.mode).observe(max(0, late))
+
+    def look(self, index: int, tokens: int) -> Outcome | None:
+        """The outcome as things stand, or None while scores are still to come.
+
+        The ledger is looked at first: nobody hears of a verdict that is not recorded. Tokens before a verdict were judged good and
+        leave, so a halt cuts at the same token however fast it came.
+        """
+        stream = self._ticket.streams.get(index)
+        if self._ledger.failed and isinstance(failure := self.fail("ledger", "the ledger cannot be written", index), Failure):
+            return failure
         if stream is None:
-            return None
-        # Tokens before the verdict were judged good and leave; so a halt cuts at the same token however fast it came.
+            return self._unheld(tokens, 0)
         if stream.acting is not None and stream.acting.position < tokens:
             return Stop(stream.acting)
-        if self._ledger.failed:
-            return self._fail("ledger", "the ledger cannot be written", index, stream)
         slot = stream.slot
         if self._streams.nan[slot]:
-            return self._fail("nan_score", "a score is not a number", index, stream)
-        if self._streams.judged[slot] >= tokens and not self._streams.gap[slot]:
-            return RELEASE
-        if self._streams.gap[slot] or self._streams.ended[slot]:
-            return self._fail("missing_score", "scores were lost", index, stream)
-        return None
+            return self.fail("nan_score", "a score is not a number", index)
+        judged = int(self._streams.judged[slot])
+        if self._streams.gap[slot] or (self._streams.ended[slot] and judged < tokens):
+            return self.fail("missing_score", "scores were lost", index)
+        return RELEASE if judged >= tokens else self._unheld(tokens, judged)
 
-    def _fail(self, condition: Condition, why: str, index: int, stream: Stream | None) -> Outcome:
-        setting = {
-            "missing_score": self._config.on_missing_score,
-            "nan_score": self._config.on_nan_score,
-            "ledger": self._config.on_ledger_failure,
-        }[condition]
+    def fail(self, condition: Condition, why: str, index: int) -> Outcome:
+        """What the setting for a condition says. The first one of a choice is recorded."""
+        setting = decision(self._config, condition)
         self._metrics.decisions.labels(condition, setting).inc()
-        if (index, condition) not in self._open:
-            self._open.add((index, condition))
+        if (index, condition) not in self._decided:
+            self._decided.add((index, condition))
+            stream = self._ticket.streams.get(index)
             name = stream.name if stream is not None else f"{self._ticket.request}#{index}"
             self._ledger.append("failure", stream=name, condition=condition, why=why, decision=setting)
-        return RELEASE if setting == "open" else Failure(condition, why)
+        if setting == "closed":
+            return Failure(condition, why)
+        if condition not in self.opened:
+            self.opened.append(condition)
+        return RELEASE
+
+    def _unheld(self, tokens: int, judged: int) -> Outcome | None:
+        """Whether tokens may leave before they are judged."""
+        if self._ahead is not None and tokens - judged > self._ahead:
+            return None
+        self.lagged = True
+        return RELEASE

@@ -1,147 +1,267 @@
-"""One request on its way through the gateway: chunks come from the engine, and leave when their tokens are judged."""
+"""A stream with token counts on its way through the gateway: chunks come from the engine, and leave when their tokens are judged."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, TypeGuard
 
 import aiohttp
 import numpy as np
 
-from monitor.gateway.hold import Failure, Hold, Release, Stop
+from monitor.gateway.asked import Asked
+from monitor.gateway.calls import Calls
+from monitor.gateway.cut import cut, tokens_of
+from monitor.gateway.hold import RELEASE, Failure, Hold, Outcome, Stop
+from monitor.http import jsons
 from monitor.http.openai import OpenAIError, unavailable
+from monitor.http.sse import EventParser, EventStreamError
 from monitor.pipeline.streams import StreamTable, Ticket
+from rules.verdict import Verdict
 
-MAX_EVENT = 1 << 20
+Chunk = dict[str, Any]
 
 
 class Relay:
-    """Yields the chunks that the client may see. Leaving `chunks` early ends the request at the engine too."""
+    """Follows one reply. `counts`: by choice, the tokens that left or were given up; `halted`: the choices that a rule ended."""
 
     def __init__(
-        self,
-        upstream: aiohttp.ClientResponse,
-        hold: Hold,
-        streams: StreamTable,
-        ticket: Ticket,
-        names: tuple[str, ...],
-        scores: bool,
-        usage: bool,
+        self, asked: Asked, hold: Hold, streams: StreamTable, ticket: Ticket, probes: tuple[str, ...], scores: bool, whole_calls: bool
     ) -> None:
-        self._upstream = upstream
+        self.asked = asked
+        self.counts: dict[int, int] = {}
+        self.halted: dict[int, Verdict] = {}
+        self.fingerprint: Any = None  # of the engine, from the chunk that a client who wants no usage does not get
         self._hold = hold
         self._streams = streams
         self._ticket = ticket
-        self._names = names
+        self._probes = probes
         self._scores = scores
-        self._usage = usage
-        self._counts: dict[int, int] = {}
-        self._open: set[int] = set()
-        self._done: set[int] = set()
+        self._calls: dict[int, Calls] | None = {} if whole_calls else None
+        self._finished: set[int] = set()
+        self._last_usage: dict[str, Any] = {}
+        self._head: Chunk = {}
 
-    async def chunks(self) -> AsyncGenerator[dict[str, Any]]:
-        """Chunks in the order in which the engine sent them. Raises OpenAIError when the engine or the hold fails."""
+    async def released(self, packets: AsyncIterator[bytes]) -> AsyncGenerator[list[Chunk]]:
+        """Chunks that may leave, in the engine's order, as many at a time as came together. Raises OpenAIError.
+
+        It ends when the engine ends, or when a rule has ended every choice that was asked for.
+        """
+        parser = EventParser()
+        out: list[Chunk] = []
         try:
-            async for chunk in self._events():
-                if "error" in chunk:
-                    raise OpenAIError(
-                        502, str(chunk["error"].get("message", "the engine failed")), kind="server_error", code="upstream_error"
-                    )
-                usage = chunk.pop("usage", None)
-                if not chunk.get("choices"):
-                    if usage is not None and self._usage:
-                        yield {**chunk, "usage": self._total(usage)}
-                    continue
-                released = await self._judge(chunk, usage)
-                if released is not None:
-                    yield released
-                if self._open and not self._open - self._done:
-                    # Every choice was halted: stop the engine, and tell the client what it had until then.
-                    if self._usage and usage is not None:
-                        yield {**_head(chunk), "choices": [], "usage": self._total(usage)}
-                    return
-        finally:
-            self._upstream.close()
+            async for packet in packets:
+                for event in parser.feed(packet):
+                    if event.data == b"[DONE]":
+                        yield out + self._kept()
+                        return
+                    chunk = _chunk(event.data)
+                    kept = []
+                    parts = self._parts(chunk, out)
+                    for part in parts:
+                        first, end, found = self._weigh(part, chunk.get("usage"), len(parts))
+                        if found is None:
+                            if out:  # what was judged does not wait for what is not
+                                yield out
+                                out = []
+                            found = await self._hold.outcome(part["index"], end)
+                        if self._settle(chunk, part, first, end, found, out):
+                            kept.append(part)
+                    if kept:
+                        self._emit(chunk, kept, out)
+                    if self._all_halted:
+                        yield out + self._halted_usage()
+                        return
+                if out:
+                    yield out
+                    out = []
+            raise upstream_error("the engine closed the stream before its end")
+        except EventStreamError as error:
+            failure = upstream_error(f"the engine sent {error}")
+        except TimeoutError:
+            failure = OpenAIError(504, "the engine sent nothing for too long", kind="server_error", code="upstream_timeout")
+        except (aiohttp.ClientError, ConnectionError) as error:
+            failure = upstream_error(f"the engine broke off ({type(error).__name__})")
+        except OpenAIError as error:
+            failure = error
+        if out:
+            yield out
+        raise failure
 
-    async def _judge(self, chunk: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any] | None:
-        part = chunk["choices"][0]
+    def _parts(self, chunk: Chunk, out: list[Chunk]) -> list[Chunk]:
+        """The choices of a chunk that are still of interest. A chunk without any goes to `out` by itself."""
+        choices, usage = chunk.get("choices"), chunk.get("usage")
+        if chunk.get("error") is not None:
+            raise _said_by_engine(chunk["error"])
+        if chunk.get("object") == "error":
+            raise upstream_error(str(chunk.get("message", "the engine failed"))[:1000])
+        self._head = {key: value for key, value in chunk.items() if key not in ("choices", "usage")}
+        if not choices:
+            self._last(chunk, usage, out)
+            return []
+        if isinstance(usage, dict):
+            self._last_usage = usage
+        if not isinstance(choices, list) or not (usage is None or isinstance(usage, dict)):
+            raise upstream_error("the engine sent a chunk whose choices are no list, or whose usage is no object")
+        for part in choices:
+            if not isinstance(part, dict) or not is_count(part.get("index")):
+                raise upstream_error("the engine sent a choice without an index")
+            if self.asked.choices is not None and part["index"] >= self.asked.choices:
+                raise upstream_error(f"the engine sent choice {part['index']} of {self.asked.choices}")
+        return [part for part in choices if part["index"] not in self.halted]
+
+    def _weigh(self, part: Chunk, usage: Chunk | None, of: int) -> tuple[int, int, Outcome | None]:
+        """How many tokens the choice had and has, and what becomes of the part; None when its scores are still to come."""
         index = part["index"]
-        if len(chunk["choices"]) != 1 or usage is None:
-            raise OpenAIError(
-                502,
-                "the engine sends chunks without token counts; expected an engine that supports stream_options.continuous_usage_stats",
-                kind="server_error",
-                code="upstream_unsupported",
-            )
-        if index in self._done:
-            return None
-        first, end = self._counts.get(index, 0), int(usage["completion_tokens"])
-        self._open.add(index)
-        match await self._hold.outcome(index, end) if end > first else Release():
-            case Stop(verdict):
-                self._done.add(index)
-                self._counts[index] = verdict.position
-                message = verdict.rule.do.halt.message if verdict.rule.do.halt else ""
-                fired = {"rule": verdict.rule.rule, "action": "halt", "mode": "armed", "position": verdict.position}
-                return {**_head(chunk), "choices": [_ending(part, message)], "barograph": {"verdicts": [fired]}}
-            case Failure(condition, why):
-                raise unavailable(f"this reply was stopped because it could not be judged ({condition}: {why})", condition)
-        self._counts[index] = end
+        first = self.counts.get(index, 0)
+        end = self._count(part, usage, of, first)
+        if end is None:
+            return first, first, self._hold.fail("wrong_count", "text came with no newly counted token, or a count that fell", index)
+        if end > first:
+            return first, end, self._hold.at_once(index, end)
+        stream = self._ticket.streams.get(index)
+        # A standing halt cuts whatever comes next.
+        halted = stream is not None and stream.acting is not None and stream.acting.position < first
+        return first, end, Stop(stream.acting) if halted and stream and stream.acting else RELEASE
+
+    def _settle(self, chunk: Chunk, part: Chunk, first: int, end: int, found: Outcome, out: list[Chunk]) -> bool:
+        """Whether the part leaves. What a halted choice ends with goes to `out` by itself. Raises OpenAIError for a failure."""
+        index = part["index"]
+        if isinstance(found, Failure):
+            raise unavailable(f"this reply was stopped because it could not be judged ({found.condition}: {found.why})", found.condition)
+        if isinstance(found, Stop):
+            self._halt(chunk, part, found.verdict, first, end, out)
+            return False
+        self.counts[index] = end
         if part.get("finish_reason"):
-            self._open.discard(index)
+            self._finished.add(index)
         if self._scores and end > first:
             chunk["barograph"] = self._extension(index, first, end)
-        return chunk
+        return True
+
+    def _count(self, part: Chunk, usage: Chunk | None, of: int, first: int) -> int | None:
+        """How many tokens the choice has with this part; None when it says none that can be right. Raises when it says none at all."""
+        text = _generated(part)
+        if of == 1 and usage is not None:
+            count = usage.get("completion_tokens")
+            if not is_count(count) or count < first:
+                return None
+            if count == first and text and not (first == 0 and self.asked.echo):
+                return None
+            return int(count)
+        own = tokens_of(part)
+        if own is not None:
+            return first + own if own or not text else None
+        if not text:
+            return first
+        raise OpenAIError(
+            502, "the engine sends text without token counts; expected an engine that supports stream_options.continuous_usage_stats, one "
+            "choice a chunk, or token ids", kind="server_error", code="upstream_unsupported",
+        )  # fmt: skip
+
+    def _halt(self, chunk: Chunk, part: Chunk, verdict: Verdict, first: int, end: int, out: list[Chunk]) -> None:
+        index = part["index"]
+        self.halted[index] = verdict
+        self.counts[index] = max(first, verdict.position)
+        self._hold.halted(first - verdict.position)
+        kept = cut(part, end - first, verdict.position - first)
+        if kept is not None:
+            self._emit(chunk, [kept], out)
+        message = verdict.rule.do.halt.message if verdict.rule.do.halt else ""
+        body: Chunk = {"delta": {"content": message}} if "delta" in part else {"text": message}
+        ending = {"index": index, **body, "logprobs": None, "finish_reason": "content_filter"}
+        out.append({**self._head, "choices": [ending], "barograph": {"verdicts": [fired(verdict)]}})
+
+    def _emit(self, chunk: Chunk, parts: list[Chunk], out: list[Chunk]) -> None:
+        """Put a chunk with these parts of it on its way, as the client would have got it from the engine."""
+        made = {**chunk, "choices": parts}
+        if not self.asked.running_usage:
+            made.pop("usage", None)
+        if self.fingerprint is not None and not self.asked.usage and any(part.get("finish_reason") for part in parts):
+            made.setdefault("system_fingerprint", self.fingerprint)
+        if self._calls is None:
+            out.append(made)
+            return
+        for part in parts:
+            one = made if len(parts) == 1 else {**made, "choices": [part]}
+            out += self._calls.setdefault(part["index"], Calls()).through(one, part)
+
+    def _last(self, chunk: Chunk, usage: Any, out: list[Chunk]) -> None:
+        """A chunk without choices: the usage at the end, or something that we do not know."""
+        if usage is None:
+            out.append(chunk)
+            return
+        self._last_usage = usage if isinstance(usage, dict) else {}
+        if chunk.get("system_fingerprint") is not None:
+            self.fingerprint = chunk["system_fingerprint"]
+        if self.asked.usage or not self.asked.streams:
+            out.append({**chunk, "usage": self._total(self._last_usage) if self.halted else usage})
+
+    def _halted_usage(self) -> list[Chunk]:
+        if not (self.asked.usage or not self.asked.streams):
+            return []
+        return [{**self._head, "choices": [], "usage": self._total(self._last_usage)}]
+
+    @property
+    def _all_halted(self) -> bool:
+        """Whether no choice that was asked for is left."""
+        return bool(self.halted) and self.asked.choices is not None and len(self.halted.keys() | self._finished) >= self.asked.choices
+
+    def _kept(self) -> list[Chunk]:
+        return [chunk for index, calls in (self._calls or {}).items() if index not in self.halted for chunk in calls.rest()]
 
     def _extension(self, index: int, first: int, end: int) -> dict[str, Any]:
         stream = self._ticket.streams.get(index)
         if stream is None:
             return {}
         recent = self._streams.recent(stream.slot, first, end)
-        scores = {name: [round(float(x), 3) if np.isfinite(x) else None for x in recent[:, i]] for i, name in enumerate(self._names)}
-        fired = [
-            {
-                "rule": verdict.rule.rule,
-                "action": verdict.action.name.lower(),
-                "mode": verdict.mode,
-                "position": verdict.position,
-            }
-            for verdict in stream.verdicts
-            if first <= verdict.position < end and not verdict.ended
-        ]
-        return {"position": end - len(recent), "scores": scores, "verdicts": fired}
+        scores = {name: [round(float(x), 3) if np.isfinite(x) else None for x in recent[:, i]] for i, name in enumerate(self._probes)}
+        verdicts = [fired(verdict) for verdict in stream.verdicts if first <= verdict.position < end and not verdict.ended]
+        return {"position": end - len(recent), "scores": scores, "verdicts": verdicts}
 
     def _total(self, usage: dict[str, Any]) -> dict[str, Any]:
-        produced = sum(self._counts.values())
-        prompt = int(usage.get("prompt_tokens", 0))
-        return {"prompt_tokens": prompt, "completion_tokens": produced, "total_tokens": prompt + produced}
-
-    async def _events(self) -> AsyncGenerator[dict[str, Any]]:
-        buffer = b""
-        try:
-            async for data in self._upstream.content.iter_any():
-                buffer += data
-                *events, buffer = buffer.split(b"\n\n")
-                if len(buffer) > MAX_EVENT:
-                    raise OpenAIError(
-                        502, f"the engine sent an event of more than {MAX_EVENT} bytes", kind="server_error", code="upstream_error"
-                    )
-                for event in events:
-                    payload = event.removeprefix(b"data:").strip()
-                    if payload == b"[DONE]":
-                        return
-                    if event.startswith(b"data:"):
-                        yield json.loads(payload)
-        except (aiohttp.ClientError, ValueError) as error:
-            raise OpenAIError(502, f"the engine broke off ({type(error).__name__})", kind="server_error", code="upstream_error") from None
-        raise OpenAIError(502, "the engine closed the stream before its end", kind="server_error", code="upstream_error")
+        produced = sum(self.counts.values())
+        prompt = usage.get("prompt_tokens")
+        prompt = prompt if is_count(prompt) else 0
+        return {**usage, "prompt_tokens": prompt, "completion_tokens": produced, "total_tokens": prompt + produced}
 
 
-def _head(chunk: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in chunk.items() if key not in ("choices", "usage")}
+def fired(verdict: Verdict) -> dict[str, Any]:
+    """What a client hears of a verdict."""
+    return {"rule": verdict.rule.rule, "action": verdict.action.name.lower(), "mode": verdict.mode, "position": verdict.position}
 
 
-def _ending(part: dict[str, Any], message: str) -> dict[str, Any]:
-    body = {"delta": {"content": message}} if "delta" in part else {"text": message}
-    return {"index": part["index"], **body, "logprobs": None, "finish_reason": "content_filter"}
+def upstream_error(message: str) -> OpenAIError:
+    return OpenAIError(502, message, kind="server_error", code="upstream_error")
+
+
+def _said_by_engine(error: Any) -> OpenAIError:
+    """An error event of the engine, in OpenAI's format; its own status when it names one."""
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return upstream_error(f"the engine failed: {str(error)[:1000]}")
+    status = error.get("code")
+    found = OpenAIError(status if is_count(status) and 400 <= status <= 599 else 502, error["message"])
+    found.body = {"error": error}
+    return found
+
+
+def _chunk(data: bytes) -> Chunk:
+    try:
+        chunk = jsons.decode(data)
+    except ValueError:
+        raise upstream_error("the engine sent an event that is no JSON") from None
+    if not isinstance(chunk, dict):
+        raise upstream_error(f"the engine sent an event that is a JSON {type(chunk).__name__}; expected an object")
+    return chunk
+
+
+def _generated(part: Chunk) -> bool:
+    """Whether a part holds anything that was generated: text of any kind, log probabilities or token ids."""
+    delta = part.get("delta")
+    if isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role"):
+        return True
+    logprobs = part.get("logprobs")
+    return bool(part.get("text") or part.get("token_ids") or (isinstance(logprobs, dict) and any(logprobs.values())))
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from typing import Any
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+
+from monitor.http import jsons
+
+BODY_S = 30.0  # in which a client must have sent its body
 
 REQUEST_ID_HEADER = "x-request-id"
 DONE = b"data: [DONE]\n\n"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_json = msgspec.json.Encoder()
 
 
 class OpenAIError(Exception):
@@ -29,10 +32,37 @@ class OpenAIError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     def response(self, headers: dict[str, str] | None = None) -> Response:
-        return Response(_json.encode(self.body), self.status, headers, "application/json")
+        return Response(jsons.encode(self.body), self.status, headers, "application/json")
 
     def event(self) -> bytes:
         return event(self.body)
+
+
+class Unparsed(OpenAIError):
+    """The body is no JSON object in UTF-8."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(400, f"{message}; expected a JSON object in UTF-8")
+
+
+class Budget:
+    """What all bodies that are being read may hold together."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def take(self, size: int) -> None:
+        """Raises OpenAIError when there is no room."""
+        if size > self._left:
+            raise overloaded("the bodies that are being read fill the room for them")
+        self._left -= size
+
+    def give(self, size: int) -> None:
+        self._left += size
+
+
+def overloaded(why: str) -> OpenAIError:
+    return OpenAIError(429, f"{why}; try again later", kind="rate_limit_error", code="too_many_requests")
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> OpenAIError:
@@ -45,11 +75,11 @@ def unavailable(message: str, code: str) -> OpenAIError:
 
 def event(payload: Any) -> bytes:
     """One server-sent event."""
-    return b"data: " + _json.encode(payload) + b"\n\n"
+    return b"data: " + jsons.encode(payload) + b"\n\n"
 
 
 def json_response(payload: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(_json.encode(payload), 200, headers, "application/json")
+    return Response(jsons.encode(payload), 200, headers, "application/json")
 
 
 def new_request_id() -> str:
@@ -60,27 +90,45 @@ def valid_request_id(value: str) -> bool:
     return _REQUEST_ID.fullmatch(value) is not None
 
 
-async def read_json(request: Request, limit: int) -> dict[str, Any]:
-    """The body as a JSON object of at most `limit` bytes. Raises OpenAIError."""
+async def read_body(request: Request, limit: int, budget: Budget | None = None) -> bytes:
+    """The whole body, of at most `limit` bytes, within BODY_S. Raises OpenAIError."""
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > limit:
-                raise _too_large(limit)
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                if len(body) + len(part) > limit:
+                    raise _too_large(limit)
+                if budget is not None:
+                    budget.take(len(part))
+                body += part
     except ClientDisconnect:
         raise bad("the client went away before the body was complete") from None
+    except TimeoutError:
+        raise OpenAIError(408, f"the body was not complete after {BODY_S:.0f} s", code="request_timeout") from None
+    finally:
+        if budget is not None:
+            budget.give(len(body))
+    return bytes(body)
+
+
+async def read_json(request: Request, limit: int) -> dict[str, Any]:
+    """The body as a JSON object of at most `limit` bytes. Raises OpenAIError."""
+    return json_object(await read_body(request, limit))
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Raises Unparsed."""
     try:
-        payload = msgspec.json.decode(body.decode("utf-8"))
+        payload = jsons.decode(body)
     except UnicodeDecodeError as error:
-        raise bad(f"the body is not UTF-8 (byte {error.start}); expected a JSON object in UTF-8") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise bad(f"the body is not JSON ({error}); expected a JSON object") from None
+        raise Unparsed(f"the body is not UTF-8 (byte {error.start})") from None
+    except ValueError as error:
+        raise Unparsed(f"the body is not JSON ({error})") from None
     if not isinstance(payload, dict):
-        raise bad(f"the body is a JSON {type(payload).__name__}; expected an object")
+        raise Unparsed(f"the body is a JSON {type(payload).__name__}")
     return payload
 
 

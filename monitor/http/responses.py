@@ -11,12 +11,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 
-async def _gone(receive: Receive) -> None:
+async def gone(receive: Receive) -> None:
+    """Returns when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _cancel(*tasks: asyncio.Task[None]) -> None:
+async def cancelled(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks and wait until they are over."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -42,13 +44,13 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events):
-            gone, body = asyncio.create_task(_gone(receive)), asyncio.create_task(self._send(send))
+            left, body = asyncio.create_task(gone(receive)), asyncio.create_task(self._send(send))
             try:
-                await asyncio.wait({gone, body}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({left, body}, return_when=asyncio.FIRST_COMPLETED)
                 if body.done():
                     body.result()
             finally:
-                await _cancel(gone, body)
+                await cancelled(left, body)
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -65,11 +67,11 @@ class EventStream(Response):
 async def unless_gone(request: Request, work: Awaitable[Response]) -> Response:
     """The response that `work` makes, or an unseen 499 when the client leaves first; `work` is then cancelled."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_gone(request.receive))
+    left = asyncio.create_task(gone(request.receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else Response(status_code=499)
     finally:
-        for pending in (task, gone):
+        for pending in (task, left):
             pending.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await asyncio.gather(task, left, return_exceptions=True)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from monitor.errors import BarographError
+from monitor.http.protocol import BoundedProtocol
 
 LIFELINE = "BAROGRAPH_LIFELINE_FD"  # a pipe whose other end our parent holds: it closes when the parent dies
 
@@ -32,7 +33,8 @@ class Servers:
     """Serves several ASGI applications until SIGINT, SIGTERM or the end of the parent."""
 
     def __init__(self) -> None:
-        self._servers: list[tuple[_Server, socket.socket]] = []
+        self._servers: list[tuple[_Server, socket.socket, Callable[[], Awaitable[None]] | None]] = []
+        self._stopping: asyncio.Future[list[None]] | None = None
 
     def bind(self, name: str, address: tuple[str, int] | Path) -> socket.socket:
         """Take the address now, so that one in use is an error of the start. Raises BarographError."""
@@ -54,12 +56,13 @@ class Servers:
             ) from None
         return listener
 
-    def serve(self, app: Any, listener: socket.socket) -> None:
-        """Serve `app` on a bound socket once `run` is called."""
+    def serve(self, app: Any, listener: socket.socket, drain: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Serve `app` on a bound socket once `run` is called. `drain` is awaited before the server stops taking connections."""
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, lifespan="on", server_header=False, backlog=1024
-        )
-        self._servers.append((_Server(config), listener))
+            app, http=BoundedProtocol, log_level="warning", access_log=False, timeout_graceful_shutdown=3, lifespan="on", server_header=False,
+            backlog=1024,
+        )  # fmt: skip
+        self._servers.append((_Server(config), listener, drain))
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -68,10 +71,21 @@ class Servers:
         lifeline = os.environ.get(LIFELINE)
         if lifeline:
             loop.add_reader(int(lifeline), self.stop)
-        await asyncio.gather(*(server.serve([listener]) for server, listener in self._servers))
+        await asyncio.gather(*(server.serve([listener]) for server, listener, _ in self._servers))
 
     def stop(self) -> None:
-        for server, _ in self._servers:
+        """Let every server end what it has begun; a second call ends them at once."""
+        if lifeline := os.environ.get(LIFELINE):
+            asyncio.get_running_loop().remove_reader(int(lifeline))
+        drains = [drain for _, _, drain in self._servers if drain is not None]
+        if self._stopping is not None or not drains:
+            self._exit()
+            return
+        self._stopping = asyncio.gather(*(drain() for drain in drains))
+        self._stopping.add_done_callback(lambda _: self._exit())
+
+    def _exit(self) -> None:
+        for server, _, _ in self._servers:
             server.should_exit = True
 
 

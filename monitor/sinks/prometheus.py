@@ -121,6 +121,15 @@ class Metrics:
             registry=registry,
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
         )
+        self.after_verdict = Histogram(
+            "barograph_gateway_tokens_after_verdict",
+            "Tokens that left from the verdict's own on, of halted choices, by hold mode",
+            ["mode"],
+            registry=registry,
+            buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128),
+        )
+        self.judged = counter("gateway_replies", "Replies by how they were judged: judged, lagged, or open and why", ["how"])
+        self.upstream = counter("gateway_upstream_failures", "Requests that the engine failed, by condition", ["condition"])
         self.records = counter("ledger_records", "Records in the ledger since the start")
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")

@@ -1,0 +1,144 @@
+"""The work behind one judged reply: ask the engine, follow what it says, and note how it was judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from starlette.requests import Request
+
+from monitor.gateway.asked import Asked
+from monitor.gateway.assembly import Assembly
+from monitor.gateway.hold import Hold
+from monitor.gateway.relay import Chunk, Relay
+from monitor.gateway.reply import Reply
+from monitor.gateway.routes import encoded
+from monitor.gateway.upstream import Upstream
+from monitor.gateway.whole import Whole
+from monitor.http import jsons
+from monitor.http.openai import DONE, REQUEST_ID_HEADER, event
+from monitor.pipeline.pipeline import Pipeline
+from monitor.pipeline.streams import Ticket
+
+SCORES_HEADER = "x-barograph-scores"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The engine and what is known of it: replies that it made without a stream, by route."""
+
+    upstream: Upstream
+    shapes: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+
+
+class Judging:
+    """Follows one request. `parts` gives what may leave; `end` forgets it and writes how it went into the ledger."""
+
+    def __init__(self, asked: Asked, request: Request, engine: Engine, pipeline: Pipeline, hold: Hold, ticket: Ticket) -> None:
+        config = engine.upstream.config
+        self.asked, self.route, self.streams = asked, asked.route, asked.streams
+        self._request = request
+        self._engine = engine
+        self._pipeline = pipeline
+        self._hold = hold
+        self._ticket = ticket
+        self._client_id = request.headers.get(REQUEST_ID_HEADER, "")[:256]
+        self._shown_id = asked.id or self._client_id
+        scores = config.expose_scores and request.headers.get(SCORES_HEADER) == "1"
+        names = pipeline.bank.names
+        self._relay = Relay(asked, hold, pipeline.streams, ticket, names, scores, config.tool_calls == "whole")
+        self._relay.fingerprint = engine.facts.get("system_fingerprint")
+        self._whole = Whole(asked, hold, pipeline.streams, ticket, config)
+        self.on_end: Callable[[Judging, Reply], None] = lambda work, reply: None
+
+    async def parts(self) -> AsyncGenerator[bytes]:
+        asked, upstream = self.asked, self._engine.upstream
+        body = jsons.encode_exactly(asked.body(self._ticket.request))
+        headers = upstream.headers(self._request.headers, self._ticket.request)
+        idle = upstream.config.upstream_idle_s if asked.way != "whole" else None
+        query = self._request.scope["query_string"].decode("latin-1")
+        async with upstream.ask("POST", encoded(asked.route), headers, body, query, idle) as response:
+            if response.status != 200:
+                raise await upstream.refusal(response, asked.route)
+            streamed = "event-stream" in response.headers.get("content-type", "")
+            if asked.way == "counted":
+                made = self._counted(response)
+            elif asked.way == "assembled" or (streamed and not asked.streams):
+                made = self._assembled(response)
+            elif asked.streams:
+                made = self._held(response)
+            else:
+                made = _one(self._whole.body(response))
+            async with aclosing(made):
+                async for part in made:
+                    yield self._renamed(part)
+
+    def how(self) -> str:
+        if self._hold.opened:
+            return f"open:{self._hold.opened[0]}"
+        if self._hold.mode == "off":
+            return "open:hold_off"
+        return "lagged" if self._hold.mode == "lag" else "judged"
+
+    def opened(self, condition: Any) -> None:
+        self._hold.opened.append(condition)
+
+    def end(self, reply: Reply) -> None:
+        pipeline = self._pipeline
+        halted = self._relay.halted or self._whole.halted
+        counts = self._relay.counts or self._whole.counts
+        pipeline.ledger.append(
+            "reply", request=self._ticket.request, route=self.route, how=self.how(), outcome=reply.outcome, status=reply.status_code,
+            tokens=sum(counts.values()), choices=len(counts), halted=[verdict.rule.rule for verdict in halted.values()],
+            client_request=hashlib.sha256(self._client_id.encode()).hexdigest()[:32] if self._client_id else "",
+        )  # fmt: skip
+        pipeline.streams.forget(self._ticket)
+        if self._relay.fingerprint is not None:
+            self._engine.facts["system_fingerprint"] = self._relay.fingerprint
+        self.on_end(self, reply)
+
+    async def _counted(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        async with aclosing(self._relay.released(response.content.iter_any())) as released:
+            async for chunks in released:
+                if chunks:
+                    yield b"".join(map(event, chunks))
+        yield self._said() + DONE
+
+    async def _assembled(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        assembly = Assembly(self._engine.shapes.get(self.route))
+        async with aclosing(self._relay.released(response.content.iter_any())) as released:
+            async for chunks in released:
+                self._fold(assembly, chunks)
+        yield jsons.encode(assembly.whole())
+
+    async def _held(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        async with aclosing(self._whole.events(response)) as events:
+            async for part in events:
+                yield part
+        yield self._said()
+
+    def _said(self) -> bytes:
+        """A comment, which no client minds: the header left before the reply was judged."""
+        return f": x-barograph: {self.how()}\n\n".encode()
+
+    def _fold(self, assembly: Assembly, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            assembly.add(chunk)
+
+    def _renamed(self, part: bytes) -> bytes:
+        """With the client's own request id where the engine has put ours, which no other text can hold: it is random."""
+        if not self._shown_id:
+            return part
+        ours = self._ticket.request
+        if self.asked.id and self.asked.route == "/v1/responses":
+            ours = f"resp_{ours}"
+        return part.replace(ours.encode(), jsons.encode(self._shown_id)[1:-1])
+
+
+async def _one(body: Any) -> AsyncGenerator[bytes]:
+    yield await body

@@ -1,0 +1,128 @@
+"""A reply that is held back until the engine is done with it and every token is judged: its bytes then leave as they came."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import aiohttp
+
+from monitor.config import GatewayConfig
+from monitor.gateway.asked import Asked
+from monitor.gateway.dialect import cut_reply, halted_events, halted_reply, head_of, tokens_in, tokens_in_events
+from monitor.gateway.hold import Failure, Hold
+from monitor.gateway.relay import upstream_error
+from monitor.http import jsons
+from monitor.http.openai import OpenAIError, unavailable
+from monitor.http.sse import EventParser, EventStreamError
+from monitor.pipeline.streams import StreamTable, Ticket
+from rules.verdict import Verdict
+
+
+class Whole:
+    """Follows one such reply. A halt ends it at the engine while it runs. `halted`: the choices that a rule ended."""
+
+    def __init__(self, asked: Asked, hold: Hold, streams: StreamTable, ticket: Ticket, config: GatewayConfig) -> None:
+        self.asked = asked
+        self.halted: dict[int, Verdict] = {}
+        self._hold = hold
+        self._streams = streams
+        self._ticket = ticket
+        self._config = config
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """By choice, the tokens that were judged."""
+        return {index: int(self._streams.judged[stream.slot]) for index, stream in self._ticket.streams.items()}
+
+    async def body(self, upstream: aiohttp.ClientResponse) -> bytes:
+        """The JSON reply for the client. Raises OpenAIError."""
+        raw = await self._read(upstream)
+        head = head_of(self.asked, self._ticket.request)
+        if raw is None:
+            return jsons.encode(halted_reply(self.asked.route, head, self.halted, self.asked.choices or 1))
+        try:
+            reply = jsons.decode(raw)
+        except ValueError:
+            raise upstream_error("the engine's reply is no JSON") from None
+        if not isinstance(reply, dict):
+            raise upstream_error(f"the engine's reply is a JSON {type(reply).__name__}; expected an object")
+        await self._judged(tokens_in(self.asked.route, reply))
+        return jsons.encode(cut_reply(self.asked.route, reply, self.halted, self.counts)) if self.halted else raw
+
+    async def events(self, upstream: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        """The stream for the client: in one piece, or as it comes when nothing is held."""
+        if self._hold.mode == "off":
+            async for packet in upstream.content.iter_any():
+                if self._look():
+                    self._hold.halted(0)
+                    raise unavailable("a safety rule stopped this reply", "halted")
+                yield packet
+            return
+        raw = await self._read(upstream)
+        if raw is not None:
+            try:
+                events = EventParser(self._config.max_reply_bytes).feed(raw)
+            except EventStreamError as error:
+                raise upstream_error(f"the engine sent {error}") from None
+            await self._judged(tokens_in_events(self.asked.route, events))
+        if self.halted:
+            yield halted_events(self.asked.route, head_of(self.asked, self._ticket.request), next(iter(self.halted.values())))
+        elif raw is not None:
+            yield raw
+
+    async def _judged(self, tokens: int | None) -> None:
+        found = await self._hold.whole(range(self.asked.choices or 0), tokens)
+        if isinstance(found, Failure):
+            raise unavailable(f"this reply was stopped because it could not be judged ({found.condition}: {found.why})", found.condition)
+        if self._look():
+            for _ in self.halted:
+                self._hold.halted(0)
+
+    def _look(self) -> bool:
+        """Note the choices that are halted by now."""
+        for index, stream in self._ticket.streams.items():
+            if stream.acting is not None:
+                self.halted[index] = stream.acting
+        return bool(self.halted)
+
+    def _over(self) -> bool:
+        return self._look() and len(self.halted) >= (self.asked.choices or 1)
+
+    async def _read(self, upstream: aiohttp.ClientResponse) -> bytes | None:
+        """All that the engine sends; None when rules ended every choice before. An engine that neither sends nor scores has failed."""
+        reading = asyncio.ensure_future(self._bytes(upstream))
+        moved = self._ticket.moved
+        seen, since = -1, time.monotonic()
+        try:
+            while not reading.done():
+                if self._over():
+                    for _ in self.halted:
+                        self._hold.halted(0)
+                    return None
+                scored = sum(self.counts.values()) + upstream.content.total_bytes
+                if scored != seen:
+                    seen, since = scored, time.monotonic()
+                left = since + self._config.upstream_idle_s - time.monotonic()
+                if left <= 0:
+                    raise OpenAIError(504, "the engine sent nothing for too long", kind="server_error", code="upstream_timeout")
+                moved.clear()
+                bell = asyncio.ensure_future(moved.wait())
+                try:
+                    await asyncio.wait({reading, bell}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    bell.cancel()
+            return reading.result()
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise upstream_error(f"the engine broke off ({type(error).__name__})") from None
+        finally:
+            reading.cancel()
+
+    async def _bytes(self, upstream: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for packet in upstream.content.iter_any():
+            body += packet
+            if len(body) > self._config.max_reply_bytes:
+                raise upstream_error(f"the engine's reply is larger than {self._config.max_reply_bytes} bytes, gateway.max_reply_bytes")
+        return bytes(body)
