@@ -21,6 +21,7 @@ from monitor.engine.loading import LoadedModel
 from monitor.engine.protocol import ChatRequest, CompletionRequest, Generate, parse
 from monitor.engine.sampler import Logprobs, Sampling
 from monitor.engine.tools import understood
+from monitor.engine.trial import prove
 from monitor.engine.vocabulary import Vocabulary
 from monitor.http import openai
 from monitor.http.openai import OpenAIError, bad
@@ -79,6 +80,7 @@ class EngineServer:
                 "status": "ok",
                 "model": self.model.name,
                 "tap": state,
+                "proof": {"ok": tap.check.ok, "tokens": tap.check.tokens, "worst": tap.check.worst} if tap and tap.check else None,
                 "dropped_frames": tap.sender.dropped if tap else 0,
                 "running": len(self.batcher.live),
             }
@@ -208,6 +210,9 @@ class EngineServer:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self.batcher.start()
         try:
+            if self.tap is not None:
+                await prove(self.model, self.batcher, self.tap)  # before anybody is served, and before the sidecar hears of this tap
+                self.tap.sender.start()
             yield
         finally:
             await asyncio.to_thread(self.batcher.stop)
