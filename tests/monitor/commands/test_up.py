@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from monitor import wire
@@ -82,21 +83,41 @@ def test_both_children_get_one_secret(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(keys[0]) > 30
 
 
+def started(settings: Config, folder: Path) -> subprocess.Popen[bytes]:
+    path = folder / "c.yaml"
+    path.write_text(
+        f"socket: {settings.socket}\nengine: {{listen: 'unix:{folder}/engine.sock'}}\n"
+        f"gateway: {{listen: '127.0.0.1:{settings.gateway.listen[1]}', upstream: 'unix:{folder}/engine.sock'}}\n"
+        f"sidecar: {{admin: '127.0.0.1:{settings.sidecar.admin[1]}', ledger: {settings.sidecar.ledger}}}\n"
+    )
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen([sys.executable, "-m", "monitor", "up", "--config", str(path)], stdout=log, stderr=log, env=environment())
+
+
+def test_ready_means_that_the_engine_answers_on_its_socket(tmp_path: Path) -> None:
+    settings, log = config(tmp_path), tmp_path / "log"
+    up = started(settings, tmp_path)
+    try:
+        eventually(lambda: "Ctrl-C stops" in log.read_text(), "up is ready", 120)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "engine.sock")), base_url="http://engine") as client:
+            health = client.get("/health").json()
+        assert (health["status"], health["tap"], health["proof"]["ok"]) == ("ok", "connected", True)
+        assert f"unix:{tmp_path}/engine.sock, behind the gateway" in log.read_text().replace("\n", "")
+        assert (tmp_path / "engine.sock").stat().st_mode & 0o777 == 0o600
+    finally:
+        up.terminate()
+        assert up.wait(timeout=30) == 0
+    assert "Traceback" not in log.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_while_it_starts_is_clean(tmp_path: Path, number: signal.Signals) -> None:
     settings = config(tmp_path)
-    path, log = tmp_path / "c.yaml", tmp_path / "log"
-    path.write_text(
-        f"socket: {settings.socket}\nengine: {{listen: 'unix:{tmp_path}/engine.sock'}}\n"
-        f"gateway: {{listen: '127.0.0.1:{settings.gateway.listen[1]}', upstream: 'unix:{tmp_path}/engine.sock'}}\n"
-        f"sidecar: {{admin: '127.0.0.1:{settings.sidecar.admin[1]}', ledger: {settings.sidecar.ledger}}}\n"
-    )
-    with log.open("wb") as sink:
-        up = subprocess.Popen([sys.executable, "-m", "monitor", "up", "--config", str(path)], stdout=sink, stderr=sink, env=environment())
+    up = started(settings, tmp_path)
     eventually(settings.socket.exists, "the sidecar has begun", 60)
     up.send_signal(number)
     assert up.wait(timeout=30) == 0
-    said = log.read_text()
+    said = (tmp_path / "log").read_text()
     assert "Traceback" not in said
     assert "ended with code" not in said
     check_addresses(settings)  # nobody is left
