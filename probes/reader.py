@@ -17,6 +17,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from probes import processor
 from probes.corpus import Text
 from probes.nn import TransformersModel
 from probes.passport import fingerprint
@@ -40,8 +41,11 @@ class Reader:
     last layer returns has gone through the final norm and is no residual stream.
     """
 
-    def __init__(self, source: str, name: str, device: str = "auto", dtype: str = "auto") -> None:
+    def __init__(self, source: str, name: str, device: str = "auto", dtype: str = "auto", fast: bool = False) -> None:
+        """`fast`: where the dtype is left open, take float32 on a processor that is slow in the checkpoint's: reading is all prompts."""
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if fast and dtype == "auto" and where == "cpu" and not processor.bfloat16():
+            dtype = "float32"
         transformers.utils.logging.disable_progress_bar()
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source)

@@ -98,7 +98,7 @@ def vllm(context: typer.Context) -> None:
     settings, path = context.obj
     from monitor.engine.vllm import serve
 
-    serve(settings, path, context.args)
+    sys.exit(serve(settings, path, context.args))
 
 
 @app.command("verify-tap", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

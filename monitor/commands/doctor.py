@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from monitor import models, wire
 from monitor.config import Config
@@ -43,7 +44,7 @@ def doctor(config: Config) -> int:
     missing = False
     for finding in findings(config):
         mark = "[green]ok [/green]" if finding.ok else "[red]-- [/red]" if finding.needed else "[yellow]?  [/yellow]"
-        console.print(f"{mark} {finding.what}: {finding.text}", highlight=False, soft_wrap=True)
+        console.print(f"{mark} {finding.what}: {escape(finding.text)}", highlight=False, soft_wrap=True)
         missing |= finding.needed and not finding.ok
     return int(missing)
 
@@ -89,7 +90,7 @@ def _model(config: Config) -> Finding:
     except BarographError as error:
         return Finding("model", False, str(error))
     if models.is_cached(name):
-        return Finding("model", True, f"{models.served_name(name)} is on this machine")
+        return Finding("model", True, f"{models.served_name(name)} is on this machine, in {models.resolve(name)}")
     return Finding("model", False, f"{models.served_name(name)} is not here yet; the first start fetches it", needed=False)
 
 
@@ -109,7 +110,11 @@ def _bank_and_rules(config: Config) -> Iterator[Finding]:
 
 def _port(name: str, address: tuple[str, int] | Path) -> Finding:
     if isinstance(address, Path):
-        return Finding(f"{name} socket", True, f"{address}")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            free = probe.connect_ex(str(address)) != 0
+        return Finding(
+            f"{name} socket", free, f"{address} is free" if free else f"{address}: somebody listens; is barograph up already?", needed=False
+        )
     with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

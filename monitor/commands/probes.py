@@ -26,7 +26,9 @@ ModelOption = Annotated[str, typer.Option("--model", "-m", help="A checkpoint fo
 BankOption = Annotated[Path, typer.Option("--bank", "-b", help="The bank's folder.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder for the new bank.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, bfloat16, float16 or float32.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="auto, bfloat16, float16 or float32; auto is the checkpoint's, where the processor computes it fast.")
+]
 CorpusOption = Annotated[Path | None, typer.Option("--corpus", help="A folder of texts; by default the shipped ones.")]
 WorkOption = Annotated[
     Path | None, typer.Option("--work", help="Where states are kept so that a run can be resumed; by default in the cache folder.")
@@ -64,12 +66,12 @@ def _say(text: str) -> None:
     print(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, end="" if counting else "\n", flush=True, file=sys.stderr)
 
 
-def _reader(model: str, device: str = "auto", dtype: str = "auto", say: Say = _say) -> Reader:
+def _reader(model: str, device: str = "auto", dtype: str = "auto", say: Say = _say, fast: bool = False) -> Reader:
     from probes.reader import Reader
 
     if dtype not in ("auto", "bfloat16", "float16", "float32"):
         raise ConfigError(f"dtype '{dtype}' is unknown; supported are auto, bfloat16, float16, float32")
-    return Reader(models.resolve(model, say), models.served_name(model), device, dtype)
+    return Reader(models.resolve(model, say), models.served_name(model), device, dtype, fast)
 
 
 def _labelled(paths: Sequence[Path] | None) -> list[Labelled]:
@@ -105,7 +107,7 @@ def fit(
         from probes.registers import neutral_registers
 
         files, texts = _labelled(labelled), Corpus.read(corpus or FOLDER)
-        reader = _reader(model, device, dtype)
+        reader = _reader(model, device, dtype, fast=True)
         bank = fit_bank(reader, texts, files, _work(work), layer, _say, TEXTS)
         bank = calibrate(reader, bank, texts, samples, _say)
         bank = registers(bank, neutral_registers(reader, bank, texts, files, _work(work)))
@@ -130,7 +132,7 @@ def evaluate(
         from probes.norms import against_norms
 
         loaded, files, texts = Bank.load(bank), _labelled(labelled), Corpus.read(corpus or FOLDER)
-        reader = _fitting(loaded, model, device, dtype)
+        reader = _fitting(loaded, model, device, dtype, fast=True)
         evaluation = Evaluation(reader, loaded, texts, files, _work(work), _say, TEXTS)
         result = evaluation.run()
         if long:
@@ -282,10 +284,10 @@ def canary(config: Annotated[Path | None, typer.Option("--config", "-c", envvar=
     raise typer.Exit(1 if quiet else 0)
 
 
-def _fitting(bank: Bank, model: str, device: str, dtype: str) -> Any:
+def _fitting(bank: Bank, model: str, device: str, dtype: str, fast: bool = False) -> Any:
     """The reader of a model that the bank is for. Raises BankError for another."""
     from probes.bank import config_hash
 
-    reader = _reader(model, device, dtype)
+    reader = _reader(model, device, dtype, fast=fast)
     bank.check_model(reader.name, reader.width, reader.layers, config_hash(reader.config.to_dict()))
     return reader

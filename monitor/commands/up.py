@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 
-from monitor import models
+from monitor import models, wire
 from monitor.config import Config
+from monitor.errors import BarographError
 from monitor.http.serving import LIFELINE, host
 
 START_LIMIT_S = 900.0  # a first start downloads and converts a model
@@ -29,6 +33,7 @@ class Up:
         self._flags = [
             flag for name, value in (("--config", config_path), ("--model", model), ("--bank", bank)) if value is not None for flag in (name, str(value))
         ]  # fmt: skip
+        self._key = secrets.token_urlsafe(32)  # by which the sidecar knows the tap of this engine
         self._children: dict[str, subprocess.Popen[str]] = {}
         self._stop = threading.Event()
         self._status = ""
@@ -37,6 +42,7 @@ class Up:
         started = time.monotonic()
         models.check(self.config.engine.model)  # what the children would refuse is said once, before they start
         self.config.load_bank()
+        check_addresses(self.config)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
         read_end, write_end = os.pipe()
@@ -55,7 +61,7 @@ class Up:
     def _start(self, name: str, lifeline: int) -> None:
         child = subprocess.Popen(
             [sys.executable, "-m", "monitor", name, *self._flags], stdout=subprocess.PIPE, stderr=None, text=True,
-            pass_fds=[lifeline], env=os.environ | {LIFELINE: str(lifeline)}, start_new_session=True,
+            pass_fds=[lifeline], env=os.environ | {LIFELINE: str(lifeline), wire.TAP_KEY: self._key}, start_new_session=True,
         )  # fmt: skip
         self._children[name] = child
         threading.Thread(target=self._listen, args=(child,), daemon=True).start()
@@ -73,7 +79,7 @@ class Up:
             while time.monotonic() < deadline:
                 if (code := self._ended()) is not None:
                     return code
-                status.update(self._status or "starting")
+                status.update(escape(self._status) or "starting")
                 try:
                     if httpx.get(url, timeout=1).status_code == 200 and self._engine_answers():
                         return None
@@ -84,7 +90,10 @@ class Up:
         return 1
 
     def _engine_answers(self) -> bool:
-        return httpx.get(f"{self.config.gateway.upstream}/health", timeout=1).status_code == 200
+        upstream = self.config.gateway.upstream
+        path = upstream.removeprefix("unix:") if upstream.startswith("unix:") else None
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://engine" if path else upstream, timeout=1) as client:
+            return client.get("/health").status_code == 200
 
     def _await_end(self) -> int:
         while (code := self._ended()) is None:
@@ -115,12 +124,52 @@ class Up:
     def _print_urls(self, seconds: float) -> None:
         config = self.config
         say = self.console.print
-        say(f"[bold]Barograph[/bold] watches [bold]{models.served_name(config.engine.model)}[/bold] (ready after {seconds:.1f} s)\n")
+        say(
+            f"[bold]Barograph[/bold] watches [bold]{escape(models.served_name(config.engine.model))}[/bold] (ready after {seconds:.1f} s)\n"
+        )
         say(f"  OpenAI API   http://{host(config.gateway.listen)}/v1", highlight=False)
+        say(f"  engine       {escape(host(config.engine.listen))}, behind the gateway", highlight=False)
         say(f"  metrics      http://{host(config.sidecar.admin)}/metrics", highlight=False)
         say(f"  health       http://{host(config.sidecar.admin)}/health", highlight=False)
-        say(f"  ledger       {config.sidecar.ledger}\n", highlight=False)
+        say(f"  ledger       {escape(str(config.sidecar.ledger))}\n", highlight=False)
         say(
             "  In another terminal: [bold]barograph watch[/bold] to look on, [bold]barograph demo[/bold] to send ten chats. Ctrl-C stops.",
             highlight=False,
         )
+
+
+def check_addresses(config: Config) -> None:
+    """What the children will listen on must be free, lest somebody else's answer be taken for theirs. Raises BarographError."""
+    engine, upstream = config.engine.listen, config.gateway.upstream
+    if upstream.startswith("unix:") and upstream != host(engine):
+        raise BarographError(
+            f"the engine listens on {host(engine)} and the gateway looks for it at {upstream}; "
+            f"set gateway.upstream to {upstream_of(engine)}, or leave both out"
+        )
+    ours: dict[str, str] = {}
+    for setting, address in (("gateway.listen", config.gateway.listen), ("sidecar.admin", config.sidecar.admin), ("engine.listen", engine)):
+        where = host(address)
+        if where in ours:
+            raise BarographError(f"{where} is both {ours[where]} and {setting}; set one of them to another address")
+        ours[where] = setting
+        reason = _taken(address)
+        if reason:
+            raise BarographError(f"{where} is taken ({reason}); is barograph up already? else set {setting} to another address")
+
+
+def upstream_of(engine: tuple[str, int] | Path) -> str:
+    return host(engine) if isinstance(engine, Path) else f"http://{host(engine)}"
+
+
+def _taken(address: tuple[str, int] | Path) -> str:
+    """Why nobody else can listen there; empty when one can."""
+    if isinstance(address, Path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            return "" if probe.connect_ex(str(address)) else "somebody listens there"
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""

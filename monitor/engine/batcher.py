@@ -65,8 +65,11 @@ class Batcher:
         states = [future.state for future in batch if future.has_new_token]
         return [state.request_id for state in states], [produced(state) for state in states]
 
-    async def generate(self, key: str, prompt: list[int], max_tokens: int, sampling: Sampling) -> AsyncGenerator[int]:
-        """Yield the produced tokens, an end-of-text token included. Leaving the loop early cancels the request."""
+    async def generate(self, key: str, prompt: list[int], max_tokens: int, sampling: Sampling, ends: bool = True) -> AsyncGenerator[int]:
+        """Yield the produced tokens, an end-of-text token included, which ends the reply unless not `ends`.
+
+        Leaving the loop early cancels the request.
+        """
         if len(self.live) >= self.max_streams:
             raise OpenAIError(
                 429,
@@ -81,7 +84,12 @@ class Batcher:
         try:
             if (
                 self._manager.add_request(
-                    prompt, request_id=key, max_new_tokens=max_tokens, streaming=True, eos_token_id=sorted(self._eos), sampling=sampling
+                    prompt,
+                    request_id=key,
+                    max_new_tokens=max_tokens,
+                    streaming=True,
+                    eos_token_id=sorted(self._eos) if ends else [-1],
+                    sampling=sampling,
                 )
                 is None
             ):

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from monitor import models
+from monitor.engine.dtype import choose
 from monitor.errors import ModelError
 from probes.nn import TransformersModel
 
@@ -36,6 +37,11 @@ def load(model: str, dtype: str = "auto", device: str = "auto", say: models.Prog
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         module = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype])
+        if dtype == "auto" and where == "cpu":
+            chosen, why = choose(module.dtype, module.get_memory_footprint())
+            say(f"dtype {why}")
+            module = module.to(chosen)
+            module.config.dtype = chosen
         module = module.to(where).eval()
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

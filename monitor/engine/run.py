@@ -28,7 +28,7 @@ async def run(config: Config, say: models.Progress) -> None:
         torch.set_num_threads(engine.threads)
     model = load(engine.model, engine.dtype, engine.device, say)
     batcher = Batcher(model.module, set(model.eos), engine.max_streams, max(engine.kv_tokens, 256))
-    tap = Tap(model.wrapper, bank, batcher.rows, config.socket, model.name) if bank is not None else None
+    tap = Tap(model.wrapper, bank, batcher.rows, config.socket, model.name, connect=False) if bank is not None else None
     server = EngineServer(model, batcher, tap, config.gateway.max_body_bytes)
     server.context = min(model.context, engine.kv_tokens) if model.module.device.type == "cpu" else model.context
     servers.serve(server.app, pending)

@@ -1,4 +1,4 @@
-"""`barograph engine vllm`: becomes vLLM's own OpenAI server, with the tap inside."""
+"""`barograph engine vllm`: vLLM's own OpenAI server as a child, with the tap inside."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from monitor import models, wire
 from monitor.config import Config, own_folder
+from monitor.engine.group import Group
 from monitor.engine.vllm_plugin import CONFIG, SWITCH, check_version, version
 from monitor.errors import BarographError
 from probes.bank import config_hash
@@ -19,8 +19,8 @@ GRAPHS = "VLLM_USE_BREAKABLE_CUDAGRAPH"  # vLLM's own switch; with it the traced
 SERVER = "vllm.entrypoints.openai.api_server"
 
 
-def serve(config: Config, path: Path | None, arguments: Sequence[str]) -> NoReturn:
-    """Check what can be checked, then replace this process. `arguments` are those of `vllm serve`, its model first."""
+def serve(config: Config, path: Path | None, arguments: Sequence[str]) -> int:
+    """Check what can be checked, then serve until vLLM ends; its exit code. `arguments` are those of `vllm serve`, its model first."""
     if path is None:
         raise BarographError(f"vLLM's workers read the configuration by themselves; name one with --config FILE or {CONFIG}")
     check_version(version())
@@ -40,10 +40,9 @@ def serve(config: Config, path: Path | None, arguments: Sequence[str]) -> NoRetu
         rest += ["--served-model-name", config.model_name()]
     if not any(each.split("=")[0] in ("--host", "--port", "--uds") for each in rest):
         rest += _listen(config.engine.listen)
-    os.environ[CONFIG] = str(path.resolve())
-    os.environ.setdefault(SWITCH, "on" if config.tap.enabled else "off")
+    environment = {SWITCH: "on" if config.tap.enabled else "off", **os.environ, CONFIG: str(path.resolve())}
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", SERVER, "--model", model, *rest])
+    return Group([sys.executable, "-m", SERVER, "--model", model, *rest], environment).run()
 
 
 def _listen(address: tuple[str, int] | Path) -> list[str]:

@@ -26,7 +26,7 @@ def install(runner: Any, readers: dict[int, Reader]) -> None:
     config = runner.vllm_config
     if not isinstance(config.additional_config, dict):
         raise BankError(f"additional_config is a {type(config.additional_config).__name__}; expected a dict, for the tap's compile key")
-    config.additional_config["barograph"] = {"operator": 1, "columns": {str(i): each.weight.shape[1] for i, each in readers.items()}}
+    config.additional_config["barograph"] = {"operator": 2, "columns": {str(i): each.weight.shape[1] for i, each in readers.items()}}
     decoder = decoder_layers(runner)
     for layer, reader in readers.items():
         decoder[layer].barograph = reader

@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 
 # Why projections failed in this process. An exception inside a compiled graph would end the engine, so it lands here.
 failures: list[str] = []
+KEPT = 64  # rows of a step whose states are kept while the tap proves itself
 
 
-@torch.library.custom_op("barograph::project", mutates_args=("scores",))
-def project(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, bias: torch.Tensor, scores: torch.Tensor) -> None:
-    """Write `(hidden + residual) @ weight + bias` into the first rows of `scores`, in float32.
+class Keeping:
+    """Whether the operator keeps states. Asked when it runs: afterwards only what a CUDA graph has captured, one small copy, goes on."""
+
+    on = False
+
+
+@torch.library.custom_op("barograph::project", mutates_args=("scores", "states"))
+def project(
+    hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, bias: torch.Tensor, scores: torch.Tensor, states: torch.Tensor
+) -> None:  # fmt: skip
+    """Write `(hidden + residual) @ weight + bias` into the first rows of `scores`, in float32; `states` gets the first sums themselves.
 
     hidden and residual [n, width], or [1, n, width], in the model's dtype, weight [width, k], bias [k] and scores [rows, k] in float32, n ≤ rows.
     vLLM's fused layers hand on a pair, and only its sum is the residual stream.
@@ -26,12 +35,17 @@ def project(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.T
         if len(state) > len(scores):  # torch would write them elsewhere, and say nothing
             raise ValueError(f"a step of {len(state)} tokens; expected at most {len(scores)}")
         torch.addmm(bias, state, weight, out=scores[: len(state)])
+        if Keeping.on:
+            few = min(len(state), len(states))
+            states[:few].copy_(state[:few])
     except Exception as error:
         failures.append(f"{type(error).__name__}: {error}")
 
 
 @project.register_fake
-def _(hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, bias: torch.Tensor, scores: torch.Tensor) -> None:
+def _(
+    hidden: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, bias: torch.Tensor, scores: torch.Tensor, states: torch.Tensor
+) -> None:  # fmt: skip
     return None
 
 
@@ -43,15 +57,17 @@ class Reader(torch.nn.Module):
         self.weight: torch.Tensor
         self.bias: torch.Tensor
         self.scores: torch.Tensor
+        self.states: torch.Tensor
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
         self.register_buffer("scores", torch.zeros(rows, weight.shape[1], device=weight.device), persistent=False)
+        self.register_buffer("states", torch.zeros(KEPT, weight.shape[0], device=weight.device), persistent=False)
 
     def forward(self, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         if isinstance(output, torch.Tensor):
-            project(output, None, self.weight, self.bias, self.scores)
+            project(output, None, self.weight, self.bias, self.scores, self.states)
         else:
-            project(output[0], output[1] if len(output) > 1 else None, self.weight, self.bias, self.scores)
+            project(output[0], output[1] if len(output) > 1 else None, self.weight, self.bias, self.scores, self.states)
 
 
 def collect(readers: Sequence[Reader], rows: NDArray[np.int64]) -> tuple[torch.Tensor, Any]:

@@ -15,6 +15,7 @@ from monitor import wire
 
 QUEUE = 256  # packets kept while the sidecar is slow: about ten seconds of one engine's steps
 RETRY_S = 0.2
+WHY = 200  # characters of a reason
 
 
 class Sender:
@@ -24,7 +25,7 @@ class Sender:
     sleeps until there is a connection to make or a backlog to clear.
     """
 
-    def __init__(self, path: Path, hello: wire.Hello) -> None:
+    def __init__(self, path: Path, hello: wire.Hello, connect: bool = True) -> None:
         wire.check_path(path)
         self.path = path
         self.hello = hello
@@ -35,11 +36,19 @@ class Sender:
         self._socket = wire.open_socket()
         self._connected = False
         self._resync = False
+        self._check: wire.Check | None = None
+        self._unproved = False  # there is a check that the sidecar has not got
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="barograph-tap", daemon=True)
-        self._thread.start()
+        if connect:
+            self.start()
+
+    def start(self) -> None:
+        """Look for the sidecar from now on. What is sent before waits like what is sent while it is away."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     @property
     def connected(self) -> bool:
@@ -63,17 +72,25 @@ class Sender:
                 rows = slice(start, start + step)
                 self._put(streams=streams[rows].tobytes(), positions=positions[rows].tobytes(), scores=scores[rows].tobytes())
 
-    def fail(self, why: str) -> None:
-        """Tell the sidecar that scoring has stopped, so that it can apply its failure mode."""
+    def prove(self, check: wire.Check) -> None:
+        """Tell the sidecar how the tap proved itself, now and whenever a sidecar comes back."""
         with self._lock:
-            self._put(failed=why[:200])
+            self._check, self._unproved = check, True
+            self._flush()
+
+    def fail(self, why: str) -> None:
+        """Tell the sidecar that scoring has stopped, so that it can apply its failure mode; also the next sidecar."""
+        with self._lock:
+            self._check, self._unproved = wire.Check(False, 0, 0.0, why[:WHY]), True
+            self._put(failed=why[:WHY])
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             self._flush()
         self._wake.set()
-        self._thread.join(timeout=2)
+        if self._thread.is_alive():
+            self._thread.join(timeout=2)
         self._socket.close()
 
     def _put(
@@ -98,6 +115,9 @@ class Sender:
             if self._resync:
                 self._socket.send(wire.encode(wire.Live(list(self._live.values()))))
                 self._resync = False
+            if self._unproved and self._check is not None:
+                self._socket.send(wire.encode(self._check))
+                self._unproved = False
             while self._backlog:
                 self._socket.send(wire.encode(self._backlog[0]))
                 self._backlog.popleft()
@@ -141,4 +161,4 @@ class Sender:
             return
         with self._lock:
             self._socket.close()
-            self._socket, self._connected, self._resync = fresh, True, True
+            self._socket, self._connected, self._resync, self._unproved = fresh, True, True, True

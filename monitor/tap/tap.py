@@ -6,13 +6,15 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
 from monitor import wire
 from monitor.tap.sender import Sender
@@ -22,6 +24,24 @@ from probes.nn import VERSION, TransformersModel
 from probes.passport import Passport
 
 log = logging.getLogger("barograph.tap")
+
+
+class Aside:
+    """Stands in a sender's place and keeps the scores of what runs."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[int, int], NDArray[np.float32]] = {}  # by stream and position
+
+    def begin(self, begin: wire.Begin) -> None:
+        pass
+
+    def end(self, end: wire.End) -> None:
+        pass
+
+    def scores(self, streams: NDArray[np.uint32], positions: NDArray[np.uint32], scores: NDArray[np.float32]) -> None:
+        for stream, position, row in zip(streams.tolist(), positions.tolist(), scores, strict=True):
+            self.rows[stream, position] = row.copy()
+
 
 # For the rows of the step in hand, in order: the request of each and how many tokens it has produced so far.
 Rows = Callable[[], tuple[Sequence[str], Sequence[int]]]
@@ -37,13 +57,16 @@ class Tap:
     An exception in here never breaks a generation: the tap disarms, logs once, and tells the sidecar.
     """
 
-    def __init__(self, model: TransformersModel, bank: Bank, rows: Rows, socket: Path, name: str, source: str = "") -> None:
+    def __init__(
+        self, model: TransformersModel, bank: Bank, rows: Rows, socket: Path, name: str, source: str = "", connect: bool = True
+    ) -> None:
         module: Any = model._module
         config = module.config.get_text_config()
         layers = decoder_layers(model)
         bank.check_model(name, config.hidden_size, len(layers), config_hash(config.to_dict()))
         self.bank = bank
         self.failed = ""
+        self.check: wire.Check | None = None  # how the tap proved itself
         self._rows = rows
         self._streams: dict[str, int] = {}
         self._next_stream = 0
@@ -58,8 +81,9 @@ class Tap:
         self.sender = Sender(socket, wire.Hello(
             version=wire.VERSION, source=source or uuid.uuid4().hex[:12], pid=os.getpid(),
             engine=f"transformers (nnsight {VERSION})", model=name, dtype=dtype, bank=bank.digest,
-            probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(),
-        ))  # fmt: skip
+            probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(), secret=os.environ.get(wire.TAP_KEY, ""),
+        ), connect)  # fmt: skip
+        self._to: Sender | Aside = self.sender
 
     def begin(self, key: str, request: str, index: int) -> None:
         """A generation starts. `key` is the engine's own id, `request` and `index` are what the gateway knows it by."""
@@ -67,14 +91,33 @@ class Tap:
             stream = self._next_stream
             self._next_stream += 1
             self._streams[key] = stream
-        self.sender.begin(wire.Begin(stream, request, index))
+        self._to.begin(wire.Begin(stream, request, index))
 
     def end(self, key: str, tokens: int) -> None:
         """A generation is over after `tokens` tokens; rows that still run for it are not sent."""
         with self._lock:
             stream = self._streams.pop(key, None)
         if stream is not None:
-            self.sender.end(wire.End(stream, tokens))
+            self._to.end(wire.End(stream, tokens))
+
+    @contextmanager
+    def aside(self) -> Iterator[Aside]:
+        """While it lasts scores come to the caller and the sidecar hears nothing: for a trial before anything is served."""
+        self._to = Aside()
+        try:
+            yield self._to
+        finally:
+            self._to = self.sender
+
+    def prove(self, check: wire.Check) -> None:
+        """Take what a trial found. A tap that is not true scores nothing more."""
+        if self.failed:
+            return
+        self.check = check
+        if check.ok:
+            self.sender.prove(check)
+        else:
+            self._disarm(check.why)
 
     def close(self) -> None:
         self.detach()
@@ -124,7 +167,7 @@ class Tap:
                 hidden = output if isinstance(output, torch.Tensor) else output[0]
                 self._scores[: len(picked), columns] = torch.addmm(bias, hidden[0, picked].float(), weight)
             except Exception as error:
-                self._disarm(error)
+                self._disarm(f"{type(error).__name__}: {error}")
 
         return read
 
@@ -139,12 +182,12 @@ class Tap:
             kept = np.flatnonzero(streams >= 0)
             if len(kept):
                 scores = self._scores[: len(picked)].cpu().numpy()[kept]
-                self.sender.scores(streams[kept].astype("<u4"), np.array(produced, "<u4")[kept], scores)
+                self._to.scores(streams[kept].astype("<u4"), np.array(produced, "<u4")[kept], scores)
         except Exception as error:
-            self._disarm(error)
+            self._disarm(f"{type(error).__name__}: {error}")
 
-    def _disarm(self, error: Exception) -> None:
+    def _disarm(self, why: str) -> None:
         self._picked = None
-        self.failed = f"{type(error).__name__}: {error}"
+        self.failed = why
         log.error("tap disarmed, generation goes on unscored: %s", self.failed)
         self.sender.fail(self.failed)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from monitor import wire
 from monitor.tap import compiled, project, traced
+from monitor.tap.proof import Proof
 from monitor.tap.requests import Requests, Step
 from monitor.tap.sender import Sender
 from probes.bank import Bank, BankError, config_hash
@@ -56,6 +57,7 @@ class VllmTap:
         self._step: tuple[Step, torch.Tensor, Any] | None = None
         rows = max(config.scheduler_config.max_num_batched_tokens, config.compilation_config.max_cudagraph_capture_size or 0)
         readers, self._order = _readers(bank, rows, runner.device)
+        self._proof: Proof | None = Proof(bank, readers)
         mode.install(runner, readers)
         self._readers = list(readers.values())
         self._execute, self._sample = runner.execute_model, runner.sample_tokens
@@ -76,6 +78,7 @@ class VllmTap:
         self.sender = Sender(socket, wire.Hello(
             version=wire.VERSION, source=uuid.uuid4().hex[:12], pid=os.getpid(), engine=f"vllm {version} (nnsight {VERSION}, {how})",
             model=name, dtype=dtype, bank=bank.digest, probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(),
+            secret=os.environ.get(wire.TAP_KEY, ""),
         ))  # fmt: skip
 
     # The runner's thread: execute_model, then sample_tokens. With asynchronous scheduling the tokens come to the host
@@ -87,7 +90,7 @@ class VllmTap:
             try:
                 self._take(scheduled)
             except Exception as error:
-                self._disarm(error)
+                self._disarm(f"{type(error).__name__}: {error}")
         return result
 
     def _execute_early(self, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
@@ -130,6 +133,8 @@ class VllmTap:
             return
         step = self._requests.step(*_batch(self._runner, scheduled))
         picked, event = project.collect(self._readers, step.rows)
+        if self._proof is not None:
+            self._proof.keep(step)
         self._step = (step, picked, event)
 
     def _begin(self, new: Any) -> wire.Begin | None:
@@ -148,14 +153,28 @@ class VllmTap:
             kept = self._requests.due(step) if sampled is None else self._requests.settle(step, sampled)
             if len(kept):
                 streams, positions = step.streams[kept], step.positions[kept]
-                self.sender.scores(streams.astype("<u4"), positions.astype("<u4"), scores.numpy()[kept][:, self._order])
+                made = scores.numpy()[kept][:, self._order]
+                self.sender.scores(streams.astype("<u4"), positions.astype("<u4"), made)
+                self._prove(step, kept, made)
         except Exception as error:
-            self._disarm(error)
+            self._disarm(f"{type(error).__name__}: {error}")
 
-    def _disarm(self, error: Exception) -> None:
-        self._step = None
+    def _prove(self, step: Step, kept: NDArray[np.intp], scores: NDArray[np.float32]) -> None:
+        """The first tokens of an engine's life show whether the scores are what the states beside them say."""
+        check = self._proof.look(step, kept, scores) if self._proof is not None else None
+        if check is None:
+            return
+        self._proof = None
+        if check.ok:
+            log.info("the tap proved itself on %d tokens: within %.3g standard deviations", check.tokens, check.worst)
+            self.sender.prove(check)
+        else:
+            self._disarm(check.why)
+
+    def _disarm(self, why: str) -> None:
+        self._step = self._proof = None
         if not self.failed:
-            self.failed = f"{type(error).__name__}: {error}"
+            self.failed = why
             log.error("tap disarmed, generation goes on unscored: %s", self.failed)
             self.sender.fail(self.failed)
 

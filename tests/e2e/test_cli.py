@@ -135,7 +135,9 @@ def test_a_port_in_use_is_named_and_up_ends(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         done = run("up", "--config", config(tmp_path, gateway=f"{{listen: '127.0.0.1:{port}'}}"))
     assert done.returncode == 2
-    assert f"gateway: cannot listen on 127.0.0.1:{port} (Address already in use)" in done.stderr
+    assert f"127.0.0.1:{port} is taken (Address already in use)" in done.stderr
+    assert "gateway.listen" in done.stderr
+    assert "ready" not in done.stdout
     assert "Traceback" not in done.stderr
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitor.engine.vllm_process import Reply, VllmProcess
+from monitor.engine.vllm_process import START_S, Reply, VllmProcess
 from monitor.tap.recorder import Key
 from tests.stack import free_port
 
@@ -49,7 +49,7 @@ def configured(folder: Path, socket: Path, environment: dict[str, str], *argumen
     port = free_port()
     path = folder / "barograph.yaml"
     path.write_text(yaml.safe_dump({"socket": str(socket), "engine": {"listen": f"127.0.0.1:{port}"}, "tap": tap}))
-    return VllmProcess(path, port, folder / "vllm.log", ["smollm2", *ROOM, *arguments], environment, start_s=300)
+    return VllmProcess(path, port, folder / "vllm.log", ["smollm2", *ROOM, *arguments], environment, start_s=START_S)
 
 
 def fifty(server: VllmProcess) -> dict[Key, Reply]:

@@ -41,6 +41,9 @@ def test_scores_are_those_of_a_reference_and_tokens_those_without_us(
     assert {key: each.tokens for key, each in replies.items()} == {key: each.tokens for key, each in untapped.items()}
     assert judge.worst(recorder, replies) < TOLERANCE
     assert "compiled; torch.compile on" in recorder.hellos[0].engine
+    (check,) = recorder.checks
+    assert check.ok, check
+    assert check.tokens >= 4
 
 
 def test_a_thousand_requests_mix_with_nobody(recorder: Recorder, tapped: VllmProcess, judge: Judge) -> None:

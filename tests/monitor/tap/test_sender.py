@@ -123,3 +123,42 @@ def test_it_comes_back_after_the_sidecar_restarted(path: Path) -> None:
     sender.close()
     for each in (connection, listener):
         each.close()
+
+
+def test_every_sidecar_hears_how_the_tap_proved_itself(path: Path) -> None:
+    check = wire.Check(True, 8, 0.05)
+    listener = listen(path)
+    sender = Sender(path, HELLO)
+    connection = accept(listener)
+    eventually(lambda: sender.connected, "connected")
+    sender.prove(check)
+    assert drain(connection) == [HELLO, wire.Live([]), check]
+    for each in (connection, listener):
+        each.close()
+    path.unlink()
+    listener = listen(path)
+    connection = accept(listener)
+    assert drain(connection) == [HELLO, wire.Live([]), check]
+    sender.fail("broken")
+    first, second = drain(connection)
+    assert first == wire.Check(False, 0, 0.0, "broken")
+    assert isinstance(second, wire.Frame)
+    assert second.failed == "broken"
+    sender.close()
+    for each in (connection, listener):
+        each.close()
+
+
+def test_it_connects_only_when_told(path: Path) -> None:
+    listener = listen(path)
+    listener.settimeout(0.5)
+    sender = Sender(path, HELLO, connect=False)
+    with pytest.raises(TimeoutError):
+        listener.accept()
+    sender.start()
+    sender.start()
+    connection = accept(listener)
+    assert drain(connection)[0] == HELLO
+    sender.close()
+    for each in (connection, listener):
+        each.close()

@@ -96,6 +96,8 @@ class Sent:
         tap.sender.begin = self.begun.append  # type: ignore[method-assign]
         tap.sender.end = lambda end: self.ended.append((end.stream, end.tokens))  # type: ignore[method-assign]
         tap.sender.fail = self.failed.append  # type: ignore[method-assign]
+        self.checks: list[wire.Check] = []
+        tap.sender.prove = self.checks.append  # type: ignore[method-assign]
 
     def _scores(self, streams: Any, positions: Any, scores: Any) -> None:
         self.rows += [(int(s), int(p), row.copy()) for s, p, row in zip(streams, positions, scores, strict=True)]
@@ -300,3 +302,53 @@ def test_the_compile_cache_knows_the_tap(runner: Runner, tap: VllmTap) -> None:
 def test_eager_is_said_to_be_eager(runner: Runner) -> None:
     runner.vllm_config.model_config.enforce_eager = True
     assert _graphs(runner.vllm_config) == "eager"
+
+
+def four_tokens(runner: Runner) -> None:
+    """Two requests, one of them in two chunks of its prompt: four tokens in three steps."""
+    step(runner, scheduled({"a": [5, 6, 7], "b": [8, 9]}, [0, 0], [new("a", [5, 6, 7]), new("b", [8, 9, 10, 11])]), [[20], []])
+    step(runner, scheduled({"b": [10, 11], "a": [20]}, [2, 3]), [[30], [21]])
+    step(runner, scheduled({"b": [30], "a": [21]}, [4, 4]), [[31], [22]])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_first_tokens_prove_the_tap_and_then_no_state_is_kept(runner: Runner, tap: VllmTap, asynchronous: bool) -> None:
+    sent = Sent(tap)
+    runner.asynchronous = asynchronous
+    outputs = []
+    for tokens, computed, news, sampled in (
+        ({"a": [5, 6, 7], "b": [8, 9]}, [0, 0], [new("a", [5, 6, 7]), new("b", [8, 9, 10, 11])], [[20], []]),
+        ({"b": [10, 11], "a": [20]}, [2, 3], [], [[30], [21]]),
+        ({"b": [30], "a": [21]}, [4, 4], [], [[31], [22]]),
+    ):
+        outputs.append(step(runner, scheduled(tokens, computed, news), sampled))  # with asynchrony all steps run before a token is known
+    if asynchronous:
+        assert sent.checks == []
+        for output in outputs:
+            output.get_output()
+    (check,) = sent.checks
+    assert (check.ok, check.tokens) == (True, 5)
+    assert check.worst < 0.01
+    assert not project.Keeping.on
+    for reader in tap._readers:
+        reader.states.zero_()
+    step(runner, scheduled({"a": [22]}, [5]), [[23]])
+    assert not any(reader.states.any() for reader in tap._readers)
+
+
+def test_scores_in_the_wrong_column_are_no_proof(runner: Runner, tap: VllmTap) -> None:
+    sent = Sent(tap)
+    tap._order = np.roll(tap._order, 1)
+    four_tokens(runner)
+    assert sent.checks == []
+    assert len(sent.failed) == 1
+    assert "recomputed" in sent.failed[0]
+
+
+def test_an_operator_that_does_not_run_is_no_proof(runner: Runner, tap: VllmTap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a graph that was compiled without it."""
+    sent = Sent(tap)
+    monkeypatch.setattr(project, "project", lambda *_: None)
+    four_tokens(runner)
+    assert sent.checks == []
+    assert len(sent.failed) == 1
