@@ -154,6 +154,9 @@ class SidecarConfig(_Frozen):
     on_stale_thresholds: Literal["shadow", "armed"] = Field(
         "shadow", description="what becomes of rules where an engine is not the one that the bank was calibrated on"
     )
+    self_check: Literal["required", "off"] = Field(
+        "required", description="whether a tap must prove itself on the running engine before its scores count"
+    )
     record_scores: bool = Field(False, description="write every stream's scores to the ledger, for replay")
     canary_every_s: float | None = Field(None, ge=60, description="send the bank's canaries so often; by default only on demand")
     drift_tokens: int = Field(5000, ge=100, description="half-life of the running score distribution that is compared with the card's")

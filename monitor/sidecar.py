@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from monitor.admin import canary
 from monitor.admin.app import admin_app
+from monitor.admin.tasks import Tasks
 from monitor.audit.ledger import Ledger
 from monitor.config import Config
 from monitor.gateway.gateway import Gateway
@@ -62,15 +63,17 @@ async def run(config: Config) -> None:
     )
     if kafka is not None:
         kafka.start()
-    tasks = [asyncio.create_task(_sync(ledger, metrics)), asyncio.create_task(rulebook.watch())]
+    tasks = Tasks(metrics)
+    tasks.keep("ledger", lambda: _sync(ledger, metrics))
+    tasks.keep("rules", rulebook.watch)
+    tasks.keep("taps", receiver.watch)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, rulebook)
     if config.sidecar.canary_every_s is not None:
-        tasks.append(asyncio.create_task(canary.watch(config, bank, metrics)))
+        tasks.keep("canaries", lambda: canary.watch(config, bank, metrics))
     try:
         await servers.run()
     finally:
-        for task in tasks:
-            task.cancel()
+        tasks.close()
         receiver.close()
         ledger.append("sidecar", event="stop")
         ledger.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -12,6 +14,7 @@ from monitor.http import openai
 from monitor.pipeline.pipeline import Pipeline
 
 WATCH_S = 0.2
+_KEY = secrets.token_bytes(16)  # of this process: nobody outside can tell a request from its shown name
 
 
 async def snapshots(pipeline: Pipeline) -> AsyncGenerator[bytes]:
@@ -39,7 +42,7 @@ def snapshot(pipeline: Pipeline) -> dict[str, Any]:
         ]
         running.append(
             {
-                "stream": stream.name,
+                "stream": shown(*stream.key),
                 "started": stream.started,
                 "tokens": tokens,
                 "ended": bool(table.ended[slot]),
@@ -49,3 +52,8 @@ def snapshot(pipeline: Pipeline) -> dict[str, Any]:
             }
         )
     return {"probes": pipeline.bank.names, "taps": len(pipeline.sources), "streams": running}
+
+
+def shown(request: str, choice: int) -> str:
+    """A stream's name for people: always the same while it runs, and of no use to a tap that would take it over."""
+    return f"{hashlib.blake2b(request.encode(), key=_KEY, digest_size=5).hexdigest()}#{choice}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
+import os
 import time
 import zlib
 from collections.abc import Callable
@@ -16,7 +18,9 @@ from monitor import wire
 from monitor.audit.ledger import Ledger
 from monitor.config import SidecarConfig
 from monitor.errors import WireError
+from monitor.pipeline.bounds import IDLE_S, MAX_RECORDED, MAX_TABLE, MAX_WHY, Refused, check_begins, check_failed, check_frame, check_hello
 from monitor.pipeline.proof import Proof
+from monitor.pipeline.records import Records
 from monitor.pipeline.scores import ScoreLog
 from monitor.pipeline.source import Source
 from monitor.pipeline.streams import Stream, StreamTable
@@ -42,6 +46,9 @@ class Batch:
     scores: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     lost: int = 0
     failed: str = ""
+    gave_up: bool = False  # the source failed just now
+    checked: bool = False  # and said how it proved itself
+    refused: list[tuple[Stream, str]] = field(default_factory=list)
     began: list[Stream] = field(default_factory=list)
     ended: list[tuple[Stream, int]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -80,6 +87,8 @@ class Pipeline:
         self._wake_publisher = parts.wake_publisher
         self._unmatched = 0
         self.scores = ScoreLog(self.bank.names, self.streams, self.ledger) if self._config.record_scores else None
+        self._records = Records(self.ledger, self.streams, self.bank.names, conversations=self.scores is not None)
+        self.engine_state = "waiting for the engine"  # what the gateway knows of it: ok, or what is wrong
         self.metrics.registry.register(StreamGauges(self._running))
 
     def use(self, rules: RuleEngine) -> None:
@@ -90,32 +99,31 @@ class Pipeline:
 
     @property
     def scoring(self) -> bool:
-        """Whether at least one tap is connected and well."""
-        return any(not source.failed for source in self.sources)
+        """Whether at least one tap is connected, well, and has proved itself where that is required."""
+        optional = self._config.self_check == "off"
+        return any(not source.failed and (optional or (source.check is not None and source.check.ok)) for source in self.sources)
+
+    @property
+    def unproved(self) -> list[Source]:
+        """Taps that have not yet proved themselves on their running engine, where that is required."""
+        wanted = self._config.self_check == "required"
+        return [source for source in self.sources if wanted and source.check is None and not source.failed]
 
     def connect(self, hello: wire.Hello) -> Source:
-        """A tap says hello. Raises WireError when it scores with another bank."""
+        """A tap says hello. Raises WireError when it is not the engine's, or scores with another bank."""
+        check_hello(hello)
+        key = os.environ.get(wire.TAP_KEY, "")
+        if key and not hmac.compare_digest(hello.secret.encode(), key.encode()):
+            raise Refused("secret", f"a tap without the secret; give its engine the same {wire.TAP_KEY} as this sidecar has")
         if hello.bank != self.bank.digest or tuple(hello.probes) != self.bank.names:
             raise WireError(
                 f"tap of {hello.model} scores with bank {hello.bank[:12]}; this sidecar judges with bank {self.bank.digest[:12]}: give both the same"
             )
-        source = Source(hello, self._stale(hello))
+        source = Source(hello, self._stale(hello), self.metrics.model_label(hello.model))
         self.sources.add(source)
         self._expect()
         self._gauges()
-        self.ledger.append(
-            "tap",
-            event="connected",
-            source=hello.source,
-            model=hello.model,
-            engine=hello.engine,
-            dtype=hello.dtype,
-            bank=hello.bank,
-            rules=self.rules.digest,
-            passport=hello.passport,
-            stale=source.stale,
-            rules_in_shadow=self.shadowed(source),
-        )
+        self._records.connected(source, self.rules.digest, self.shadowed(source))
         if self.shadowed(source):
             log.warning("all rules are in shadow for %s: its thresholds are stale (%s)", hello.model, ", ".join(source.stale))
         return source
@@ -126,7 +134,7 @@ class Pipeline:
 
     def _expect(self) -> None:
         rules = [(rule.rule, rule.action.name.lower()) for rule in self.rules.rules]
-        for model in {source.hello.model for source in self.sources}:
+        for model in {source.label for source in self.sources}:
             self.metrics.expect(rules, model, ("", "other", *sorted(self._tenants)))
 
     def _stale(self, hello: wire.Hello) -> list[str]:
@@ -148,15 +156,17 @@ class Pipeline:
         """A tap is gone: its streams get no more scores."""
         self.sources.discard(source)
         for stream in list(source.streams.values()):
-            if self.scores is not None:
-                self.scores.end(stream)
-            self._lose(stream)
-            self._end(source, stream)
-            self.ledger.append(
-                "stream", event="lost", stream=stream.name, source=source.hello.source, tokens=int(self.streams.judged[stream.slot])
-            )
+            self._drop(source, stream)
         self._gauges()
-        self.ledger.append("tap", event="disconnected", source=source.hello.source)
+        self._records.disconnected(source)
+
+    def sweep(self, now: float) -> None:
+        """Give up streams that have had no token for very long: their end was lost, or they were never meant to have one."""
+        for source in self.sources:
+            for stream in list(source.streams.values()):
+                if now - self.streams.moved[stream.slot] > IDLE_S:
+                    self.metrics.refused.labels("idle").inc()
+                    self._drop(source, stream)
 
     def take(self, source: Source, packet: bytes) -> None:
         """One packet through all stages. Raises WireError when it is malformed; the state is then as before."""
@@ -170,15 +180,17 @@ class Pipeline:
         if isinstance(message, wire.Hello):
             raise WireError("a second hello on one connection")
         if isinstance(message, wire.Check):
-            source.check = message
+            self._prove(batch, message)
             return
         if isinstance(message, wire.Live):
+            check_begins(message.begins)
             self._reconcile(batch, message)
             return
         numbers, positions, scores = message.arrays(len(self.bank.names))
+        check_frame(message, positions)
         batch.lost = 0 if source.seq is None else max(0, message.seq - source.seq - 1)
         source.seq = message.seq
-        batch.failed = message.failed
+        batch.failed = message.failed[:MAX_WHY]
         for begin in message.begins:
             self._begin(batch, begin)
         slots = source.slots(numbers)
@@ -211,9 +223,10 @@ class Pipeline:
             batch.verdicts += verdicts
 
     def act(self, batch: Batch) -> None:
-        if batch.failed and not batch.source.failed:
-            batch.source.failed = batch.failed
-            for stream in batch.source.streams.values():
+        source = batch.source
+        if batch.failed and not source.failed:
+            source.failed, batch.gave_up = batch.failed, True
+            for stream in source.streams.values():
                 self._lose(stream)
         for stream in self.streams.awaited(batch.slots):
             stream.wake()
@@ -222,40 +235,25 @@ class Pipeline:
                 self._lose(stream)
 
     def record(self, batch: Batch) -> None:
-        source = batch.source.hello.source
+        records = self._records
+        for first, reason in batch.refused:
+            records.refused(batch.source, first, reason)
         for stream in batch.began:
-            self.ledger.append("stream", event="begin", stream=stream.name, source=source, request=self._recorded(stream))
+            records.began(stream)
         if batch.lost:
-            self.ledger.append("gap", source=source, frames=batch.lost)
-        if batch.failed:
-            self.ledger.append("tap", event="failed", source=source, reason=batch.failed)
+            records.gap(batch.source, batch.lost)
+        if batch.checked:
+            records.checked(batch.source)
+        if batch.gave_up:
+            records.failed(batch.source)
         for verdict in batch.verdicts:
-            rule, stream = verdict.rule, self.streams.by_slot[verdict.slot]
-            if verdict.ended:
-                self.ledger.append("verdict", event="ended", stream=stream.name, source=source, position=verdict.position, rule=rule.rule)
-                continue
-            self.ledger.append(
-                "verdict", event="fired", stream=stream.name, source=source, position=verdict.position, rule=rule.rule,
-                rules=self.rules.digest, digest=verdict.digest, action=verdict.action.name.lower(), mode=verdict.mode, shadow=verdict.shadow,
-                limited=verdict.limited, severity=rule.severity, risk=rule.risk, tags=rule.tags, runbook=rule.runbook, desc=rule.desc,
-                when=rule.when, until=rule.until, hold_for=rule.hold_for.model_dump(), signals=verdict.signals, thresholds=verdict.thresholds,
-                model_signal=self._tail(verdict),
-            )  # fmt: skip
+            records.verdict(verdict, self.streams.by_slot[verdict.slot], self.rules.digest)
         if self.scores is not None:
             self.scores.frame(batch.slots, batch.positions)
         for stream, tokens in batch.ended:
             if self.scores is not None:
                 self.scores.end(stream)
-            peak = self.streams.peak[stream.slot]
-            self.ledger.append(
-                "stream",
-                event="end",
-                stream=stream.name,
-                source=source,
-                tokens=tokens,
-                judged=int(self.streams.judged[stream.slot]),
-                peak=self._named(peak),
-            )
+            records.ended(stream, tokens)
 
     def publish(self, batch: Batch) -> None:
         for verdict in batch.verdicts:
@@ -264,9 +262,7 @@ class Pipeline:
             about = self.streams.by_slot[verdict.slot].about
             tenant = about.get("tenant", "")
             tenant = tenant if tenant in self._tenants else "other" if tenant else ""
-            self.metrics.verdicts.labels(
-                verdict.rule.rule, verdict.action.name.lower(), verdict.mode, batch.source.hello.model, tenant
-            ).inc()
+            self.metrics.verdicts.labels(verdict.rule.rule, verdict.action.name.lower(), verdict.mode, batch.source.label, tenant).inc()
             if verdict.limited:
                 self.metrics.limited.labels(verdict.rule.rule).inc()
         self.metrics.unmatched.inc(self.rules.unmatched - self._unmatched)
@@ -278,24 +274,74 @@ class Pipeline:
             self._wake_publisher()
 
     def _begin(self, batch: Batch, begin: wire.Begin) -> None:
-        source = batch.source
-        if begin.stream in source.streams or len(source.streams) >= wire.MAX_STREAMS:
+        source, key = batch.source, (begin.request, begin.index)
+        known = source.streams.get(begin.stream)
+        if known is not None and known.key == key:
+            return  # told again: a Live, and the packets that waited behind it
+        rival = self.streams.claimed(key)
+        if known is not None or (rival is not None and not self._is_lost(rival)):
+            # One of the two is not what it says it is, and nobody can tell which: neither may be released.
+            for first, reason in ((known, "stream number in use"), (rival, "second begin of a request and choice")):
+                if first is not None:
+                    self._lose(first)
+                    self._refuse(batch, first, reason)
             return
-        stream = self.streams.open((begin.request[: wire.MAX_REQUEST_ID], begin.index), source.hello.source, begin.stream, time.time())
+        if len(source.streams) >= wire.MAX_STREAMS or len(self.streams.by_slot) >= MAX_TABLE:
+            self.metrics.refused.labels("streams").inc()  # it gets no scores, so that the gateway follows on_missing_score
+            return
+        stream = self.streams.open(key, source.hello.source, begin.stream, time.time())
         source.add(stream)
         model = str(stream.about.get("model", ""))
         adapter = model if model and model != source.hello.model else ""
         stream.about = {**stream.about, "model": model or source.hello.model, "adapter": adapter, "engine": source.hello.engine}
         lot = zlib.crc32(stream.name.encode()) / 2**32
         self.rules.begin(stream.slot, stream.about, stream.conversation, lot, self.shadowed(source))
+        if source.failed:
+            self._lose(stream)
         batch.began.append(stream)
+
+    def _refuse(self, batch: Batch, first: Stream, reason: str) -> None:
+        source = batch.source
+        source.refused += 1
+        self.metrics.refused.labels("begin").inc()
+        if source.refused <= MAX_RECORDED:
+            batch.refused.append((first, reason))
+            log.warning("refused a begin of %s (%s); the stream that was there counts as lost", source.hello.model, reason)
+
+    def _prove(self, batch: Batch, check: wire.Check) -> None:
+        """A tap says how it proved itself. What it says again is of interest only when it is worse."""
+        source, why = batch.source, check_failed(check)
+        if source.failed or (source.check is not None and not why):
+            return
+        source.check = wire.Check(not why, check.tokens, check.worst, why)
+        batch.checked = True
+        batch.failed = f"its check of itself failed: {why}" if why else ""
+        self.metrics.checks.labels("failed" if why else "ok").inc()
+        if why:
+            log.error("the tap of %s failed its check of itself: %s", source.hello.model, why)
 
     def _reconcile(self, batch: Batch, live: wire.Live) -> None:
         """After drops: what the tap no longer runs is over, what we did not know begins (late, so with a gap)."""
         running = {begin.stream for begin in live.begins}
-        batch.ended = [(stream, 0) for number, stream in batch.source.streams.items() if number not in running]
+        source = batch.source
+        for stream in [stream for number, stream in source.streams.items() if number not in running]:
+            if self.scores is not None:
+                self.scores.end(stream)
+            self._records.ended(stream, 0)
+            self._end(source, stream)
         for begin in live.begins:
             self._begin(batch, begin)
+
+    def _drop(self, source: Source, stream: Stream) -> None:
+        """A stream gets no more scores, and did not end."""
+        if self.scores is not None:
+            self.scores.end(stream)
+        self._lose(stream)
+        self._records.lost(stream)
+        self._end(source, stream)
+
+    def _is_lost(self, stream: Stream) -> bool:
+        return bool(self.streams.ended[stream.slot] and self.streams.gap[stream.slot])
 
     def _lose(self, stream: Stream) -> None:
         self.streams.gap[stream.slot] = True
@@ -306,24 +352,11 @@ class Pipeline:
         source.remove(stream)
         self.streams.end(stream)
 
-    def _tail(self, verdict: Verdict) -> dict[str, list[float | None]]:
-        """The last 32 scores of every probe up to the verdict."""
-        recent = self.streams.recent(verdict.slot, max(0, verdict.position - 31), verdict.position + 1)
-        return {name: [round(float(x), 3) if np.isfinite(x) else None for x in recent[:, i]] for i, name in enumerate(self.bank.names)}
-
-    def _named(self, values: NDArray[np.float32]) -> dict[str, float | None]:
-        return {name: round(float(x), 3) if np.isfinite(x) else None for name, x in zip(self.bank.names, values, strict=True)}
-
-    def _recorded(self, stream: Stream) -> dict[str, str]:
-        """What the ledger says of a request: nothing of its content, and no headers. The conversation only for replay."""
-        about = {name: str(stream.about.get(name, "")) for name in ("model", "tenant", "route", "adapter", "engine")}
-        return {**about, "conversation": stream.conversation} if self.scores is not None else about
-
     def _running(self) -> dict[str, tuple[int, dict[str, int]]]:
         """By model: how many streams run, and for how many of them each rule fires."""
         slots: dict[str, list[int]] = {}
         for source in self.sources:
-            slots.setdefault(source.hello.model, []).extend(stream.slot for stream in source.streams.values())
+            slots.setdefault(source.label, []).extend(stream.slot for stream in source.streams.values())
         names = [rule.rule for rule in self.rules.rules]
         return {
             model: (len(each), dict(zip(names, self.rules.firing(np.array(each, np.intp)).tolist(), strict=True)))
@@ -333,6 +366,7 @@ class Pipeline:
     def _gauges(self) -> None:
         self.metrics.taps.set(len(self.sources))
         self.metrics.tap_failed.set(sum(bool(source.failed) for source in self.sources))
+        self.metrics.unproved.set(sum(source.check is None or not source.check.ok for source in self.sources))
         self.metrics.stale.set(sum(bool(source.stale) for source in self.sources))
         self.metrics.ledger_failed.set(bool(self.ledger.failed))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from rules.selector import Request
 from rules.verdict import Verdict
 
 HISTORY = 64  # last tokens whose scores are kept, for the live view and for clients that ask
-_ARRAYS = ("judged", "gap", "nan", "peak", "history", "ended")
+_ARRAYS = ("judged", "gap", "nan", "peak", "history", "ended", "moved")
 
 Key = tuple[str, int]
 
@@ -60,6 +61,7 @@ class StreamTable:
 
     judged [n]: tokens judged without a gap from the first one on. gap, nan, ended [n]: a score was lost, was not a
     number, the engine said that the stream is over. peak [n, k]: highest scores. history [n, HISTORY, k]: a ring.
+    moved [n]: when a token came last, by the monotonic clock.
     """
 
     def __init__(self, probes: int, slots: int = 16) -> None:
@@ -67,10 +69,12 @@ class StreamTable:
         self.gap = np.zeros(slots, bool)
         self.nan = np.zeros(slots, bool)
         self.ended = np.zeros(slots, bool)
+        self.moved = np.zeros(slots)
         self.peak = np.zeros((slots, probes), np.float32)
         self.history = np.zeros((slots, HISTORY, probes), np.float32)
         self.tickets: dict[str, Ticket] = {}
         self.by_slot: dict[int, Stream] = {}
+        self._running: dict[Key, Stream] = {}
         self._free = list(range(slots - 1, -1, -1))
 
     def expect(self, request: str, about: Request | None = None, conversation: str = "") -> Ticket:
@@ -85,7 +89,13 @@ class StreamTable:
             if self.ended[stream.slot]:
                 self._free_slot(stream)
 
+    def claimed(self, key: Key) -> Stream | None:
+        """The stream that has this request and choice: it runs, or the gateway still reads it."""
+        ticket = self.tickets.get(key[0])
+        return self._running.get(key) or (ticket.streams.get(key[1]) if ticket is not None else None)
+
     def open(self, key: Key, source: str, number: int, started: float) -> Stream:
+        """A new stream. It has the ticket's interest only when it is the first of its request and choice."""
         if not self._free:
             self._grow()
         slot = self._free.pop()
@@ -93,11 +103,14 @@ class StreamTable:
         self.gap[slot] = self.nan[slot] = self.ended[slot] = False
         self.peak[slot] = np.nan
         self.history[slot] = np.nan
+        self.moved[slot] = time.monotonic()
         ticket = self.tickets.get(key[0])
+        if ticket is not None and key[1] in ticket.streams:
+            ticket = None
         stream = Stream(key, source, slot, number, started, ticket)
         if ticket is not None:
             stream.about, stream.conversation = ticket.about, ticket.conversation
-        self.by_slot[slot] = stream
+        self.by_slot[slot] = self._running[key] = stream
         if ticket is not None:
             ticket.streams[key[1]] = stream
             ticket.moved.set()
@@ -106,6 +119,8 @@ class StreamTable:
     def end(self, stream: Stream) -> None:
         """The engine is done with a stream. Its slot stays while the gateway still reads it."""
         self.ended[stream.slot] = True
+        if self._running.get(stream.key) is stream:
+            del self._running[stream.key]
         if stream.ticket is None:
             self._free_slot(stream)
         else:
@@ -122,6 +137,7 @@ class StreamTable:
         self.nan[slots] |= ~np.isfinite(scores).all(axis=1)
         self.peak[slots] = np.fmax(self.peak[slots], scores)
         self.history[slots, positions % HISTORY] = scores
+        self.moved[slots] = time.monotonic()
 
     def recent(self, slot: int, first: int, end: int) -> NDArray[np.float32]:
         """Scores of the positions first to end-1, [m, k]; at most the last HISTORY."""

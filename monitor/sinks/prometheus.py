@@ -12,6 +12,9 @@ from prometheus_client.registry import Collector
 
 from probes.drift import Drift
 
+MAX_MODELS = 16  # that are named in metrics; what taps call themselves must not make series without end
+OTHER = "other"
+
 BUCKETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
@@ -91,6 +94,7 @@ class Metrics:
             return Gauge(f"barograph_{name}", text, registry=registry)
 
         self.registry = registry
+        self._models: set[str] = set()
         self.scores = ScoreHistogram(probes)
         registry.register(self.scores)
         registry.register(DriftGauges(probes, drift))
@@ -102,6 +106,9 @@ class Metrics:
         self.taps = gauge("taps_connected", "Taps that are connected")
         self.tap_failed = gauge("taps_failed", "Taps that stopped scoring")
         self.stale = gauge("taps_stale", "Taps that run on something else than the bank was calibrated for")
+        self.unproved = gauge("taps_unproved", "Taps whose check of themselves has not come or has failed")
+        self.checks = counter("tap_checks", "Checks of themselves that taps reported", ["outcome"])
+        self.task_failures = counter("task_failures", "Background tasks of the sidecar that died; they are started again", ["task"])
         self.quiet = Gauge("barograph_canary_quiet", "1 when none of a probe's canaries raises it any more", ["probe"], registry=registry)
         self.canary_errors = counter("canary_errors", "Rounds of canaries that could not be sent")
         self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode", "model", "tenant"])
@@ -134,6 +141,12 @@ class Metrics:
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
         self.publish_errors = counter("kafka_errors", "Failed attempts to publish")
+
+    def model_label(self, model: str) -> str:
+        """A model's name as a label: its own for the first MAX_MODELS names, 'other' for what comes after them."""
+        if model not in self._models and len(self._models) < MAX_MODELS:
+            self._models.add(model)
+        return model if model in self._models else OTHER
 
     def expect(self, rules: Iterable[tuple[str, str]], model: str, tenants: Iterable[str]) -> None:
         """Series of verdicts begin at 0: what Prometheus first sees at 1 has no increase, and would alert nobody. rules: (name, action)."""
