@@ -16,6 +16,7 @@ from monitor.admin.tasks import Tasks
 from monitor.audit.ledger import Ledger
 from monitor.config import Config
 from monitor.gateway.gateway import Gateway
+from monitor.gateway.trial import Trial
 from monitor.http.serving import Servers
 from monitor.pipeline import rulefiles
 from monitor.pipeline.pipeline import Parts, Pipeline
@@ -67,6 +68,7 @@ async def run(config: Config) -> None:
     tasks.keep("ledger", lambda: _sync(ledger, metrics))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
+    tasks.keep("engine", Trial(gateway.engine, pipeline).watch)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, rulebook)
     if config.sidecar.canary_every_s is not None:
         tasks.keep("canaries", lambda: canary.watch(config, bank, metrics))

@@ -93,6 +93,10 @@ class VllmProcess:
         errors = [line for line in lines if "Error: " in line or line.startswith("barograph: ")]
         return (errors or lines or [""])[0 if errors else -1].split(") ", 1)[-1][-400:].strip()
 
+    def client(self) -> httpx.AsyncClient:
+        """One connection a request: one that is kept may be closed by a busy server just as the next request leaves on it."""
+        return httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
+
     async def ask(
         self, client: httpx.AsyncClient, name: str, body: Mapping[str, Any], path: str = "/v1/chat/completions", cut: int | None = None
     ) -> dict[Key, Reply]:  # fmt: skip
@@ -126,7 +130,7 @@ class VllmProcess:
 
     async def chats(self, texts: Sequence[str], tokens: int, name: Callable[[int], str]) -> dict[Key, Reply]:
         """All texts at once, each a chat of one message, greedy, `tokens` long."""
-        async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+        async with self.client() as client:
             answers = await asyncio.gather(*(
                 self.ask(client, name(i), {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}) for i, text in enumerate(texts)
             ))  # fmt: skip

@@ -39,6 +39,7 @@ class Asked:
     streams: bool
     way: Way
     choices: int | None
+    each: int  # generations of one prompt
     echo: bool
     usage: bool  # the client wants a last chunk with the usage
     running_usage: bool  # the client wants it in every chunk
@@ -63,8 +64,10 @@ class Asked:
         way: Way = "whole"
         if counted and (streams or not (unlike or payload.get("prompt_logprobs") is not None)):
             way = "counted" if streams else "assembled"
+        each = _each(payload) if counted else 1
+        choices = each * _prompts(payload) if route == COMPLETIONS else None if route == RESPONSES else each
         return cls(
-            route, payload, streams, way, _choices(route, payload), bool(_read(_flag, payload.get("echo"))), usage, usage and running,
+            route, payload, streams, way, choices, each, bool(_read(_flag, payload.get("echo"))), usage, usage and running,
             str(payload.get("request_id") or "")[:256],
         )  # fmt: skip
 
@@ -79,14 +82,11 @@ class Asked:
         return {**body, "stream": True, "stream_options": options}
 
 
-def _choices(route: str, payload: dict[str, Any]) -> int | None:
-    if route not in (CHAT, COMPLETIONS):
-        return 1 if route == MESSAGES else None
+def _each(payload: dict[str, Any]) -> int:
     n = _read(_number, payload.get("n"))
-    each = 1 if n is None else n
-    if each < 1:
+    if n is not None and n < 1:
         raise Unreadable
-    return each * (_prompts(payload) if route == COMPLETIONS else 1)
+    return 1 if n is None else int(n)
 
 
 def _prompts(payload: dict[str, Any]) -> int:

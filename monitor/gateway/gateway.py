@@ -87,7 +87,7 @@ class Gateway:
         if not isinstance(asked.payload.get("stream"), bool | None):
             await self._offer(request, path, body)  # some engines take `1` for true, others refuse it
         opened = self._admit()
-        request_id = openai.new_request_id()
+        request_id = f"{openai.new_request_id()}n{asked.each}"  # the tap numbers the choices of several prompts by it
         ticket = self.pipeline.streams.expect(request_id, *self._about(request, asked.payload))
         hold = Hold(self.config, self.pipeline.streams, ticket, self.pipeline.ledger, self.metrics)
         hold.opened += opened

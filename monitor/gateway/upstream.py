@@ -17,7 +17,7 @@ from monitor.config import GatewayConfig
 from monitor.gateway.dialect import error_body
 from monitor.gateway.relay import upstream_error
 from monitor.http import jsons
-from monitor.http.openai import REQUEST_ID_HEADER, OpenAIError
+from monitor.http.openai import REQUEST_ID_HEADER, OpenAIError, unavailable
 
 KEY = "BAROGRAPH_UPSTREAM_KEY"  # sent to the engine in place of the client's authorization
 
@@ -90,7 +90,8 @@ class Upstream:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=idle_s)
         response = None
         for session in (self._pooled, self._fresh):
-            assert session is not None
+            if session is None:
+                raise unavailable("the gateway has not started yet", "starting")
             try:
                 response = await session.request(
                     method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False, skip_auto_headers=("content-type", "user-agent")
@@ -144,6 +145,16 @@ class Upstream:
         return aiohttp.ClientSession(
             connector=connector, auto_decompress=True, headers={"accept-encoding": "identity"}, cookie_jar=aiohttp.DummyCookieJar()
         )
+
+
+async def read_all(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body. Raises OpenAIError when it is larger than `limit` bytes, and what aiohttp raises."""
+    body = bytearray()
+    async for packet in response.content.iter_any():
+        body += packet
+        if len(body) > limit:
+            raise upstream_error(f"the engine's reply is larger than {limit} bytes, gateway.max_reply_bytes")
+    return bytes(body)
 
 
 def _message(said: Any, status: int) -> str:

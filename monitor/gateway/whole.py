@@ -13,6 +13,7 @@ from monitor.gateway.asked import Asked
 from monitor.gateway.dialect import cut_reply, halted_events, halted_reply, head_of, tokens_in, tokens_in_events
 from monitor.gateway.hold import Failure, Hold
 from monitor.gateway.relay import upstream_error
+from monitor.gateway.upstream import read_all
 from monitor.http import jsons
 from monitor.http.openai import OpenAIError, unavailable
 from monitor.http.sse import EventParser, EventStreamError
@@ -92,7 +93,7 @@ class Whole:
 
     async def _read(self, upstream: aiohttp.ClientResponse) -> bytes | None:
         """All that the engine sends; None when rules ended every choice before. An engine that neither sends nor scores has failed."""
-        reading = asyncio.ensure_future(self._bytes(upstream))
+        reading = asyncio.ensure_future(read_all(upstream, self._config.max_reply_bytes))
         moved = self._ticket.moved
         seen, since = -1, time.monotonic()
         try:
@@ -118,11 +119,3 @@ class Whole:
             raise upstream_error(f"the engine broke off ({type(error).__name__})") from None
         finally:
             reading.cancel()
-
-    async def _bytes(self, upstream: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()
-        async for packet in upstream.content.iter_any():
-            body += packet
-            if len(body) > self._config.max_reply_bytes:
-                raise upstream_error(f"the engine's reply is larger than {self._config.max_reply_bytes} bytes, gateway.max_reply_bytes")
-        return bytes(body)

@@ -11,8 +11,19 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
+def decode_strictly(data: bytes) -> Any:
+    """Raises ValueError for all that is no JSON: NaN and lone surrogates too."""
+    try:
+        return _decode(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        data.decode("utf-8")  # raises with the place in all of the data
+        raise ValueError(str(error)) from None
+
+
 def decode(data: bytes) -> Any:
-    """Raises ValueError for what is no JSON; NaN and lone surrogates, which Python's engines accept, are none."""
+    """Raises ValueError for what is no JSON. NaN and lone surrogates are taken, as Python's engines take them."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -42,7 +43,7 @@ class Unparsed(OpenAIError):
     """The body is no JSON object in UTF-8."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(400, f"{message}; expected a JSON object in UTF-8")
+        super().__init__(400, f"{message}; expected an object of JSON in UTF-8")
 
 
 class Budget:
@@ -115,14 +116,14 @@ async def read_body(request: Request, limit: int, budget: Budget | None = None) 
 
 
 async def read_json(request: Request, limit: int) -> dict[str, Any]:
-    """The body as a JSON object of at most `limit` bytes. Raises OpenAIError."""
-    return json_object(await read_body(request, limit))
+    """The body as a JSON object of at most `limit` bytes, by the letter of the standard. Raises OpenAIError."""
+    return json_object(await read_body(request, limit), jsons.decode_strictly)
 
 
-def json_object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes, decode: Callable[[bytes], Any] = jsons.decode) -> dict[str, Any]:
     """Raises Unparsed."""
     try:
-        payload = jsons.decode(body)
+        payload = decode(body)
     except UnicodeDecodeError as error:
         raise Unparsed(f"the body is not UTF-8 (byte {error.start})") from None
     except ValueError as error:

@@ -278,6 +278,8 @@ class Pipeline:
         known = source.streams.get(begin.stream)
         if known is not None and known.key == key:
             return  # told again: a Live, and the packets that waited behind it
+        if self.streams.is_trial(begin.request):
+            return  # its scores are of interest to the tap alone, which proves itself by them
         rival = self.streams.claimed(key)
         if known is not None or (rival is not None and not self._is_lost(rival)):
             # One of the two is not what it says it is, and nobody can tell which: neither may be released.
@@ -296,7 +298,7 @@ class Pipeline:
         stream.about = {**stream.about, "model": model or source.hello.model, "adapter": adapter, "engine": source.hello.engine}
         lot = zlib.crc32(stream.name.encode()) / 2**32
         self.rules.begin(stream.slot, stream.about, stream.conversation, lot, self.shadowed(source))
-        if source.failed:
+        if source.failed or source in self.unproved:
             self._lose(stream)
         batch.began.append(stream)
 

@@ -22,12 +22,13 @@ Key = tuple[str, int]
 class Ticket:
     """The gateway's interest in one request: its streams by choice, and a bell that rings when one of them moved.
 
-    `about` are the attributes that rules select by; `conversation` an opaque key.
+    `about` are the attributes that rules select by; `conversation` an opaque key. A `trial` is the gateway's own: nobody judges it.
     """
 
     request: str
     about: Request = field(default_factory=dict)
     conversation: str = ""
+    trial: bool = False
     streams: dict[int, Stream] = field(default_factory=dict)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -77,9 +78,9 @@ class StreamTable:
         self._running: dict[Key, Stream] = {}
         self._free = list(range(slots - 1, -1, -1))
 
-    def expect(self, request: str, about: Request | None = None, conversation: str = "") -> Ticket:
+    def expect(self, request: str, about: Request | None = None, conversation: str = "", trial: bool = False) -> Ticket:
         """The gateway is about to send a request. `forget` the ticket when its answer is done."""
-        ticket = self.tickets[request] = Ticket(request, about or {}, conversation)
+        ticket = self.tickets[request] = Ticket(request, about or {}, conversation, trial)
         return ticket
 
     def forget(self, ticket: Ticket) -> None:
@@ -88,6 +89,10 @@ class StreamTable:
             stream.ticket = None
             if self.ended[stream.slot]:
                 self._free_slot(stream)
+
+    def is_trial(self, request: str) -> bool:
+        ticket = self.tickets.get(request)
+        return ticket is not None and ticket.trial
 
     def claimed(self, key: Key) -> Stream | None:
         """The stream that has this request and choice: it runs, or the gateway still reads it."""

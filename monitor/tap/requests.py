@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from monitor import wire
 
-# vLLM's internal ids: the choice (only with n > 1), our request id, the prompt (only of completions), eight random digits.
+# vLLM's internal ids: the choice (only with n > 1), our request id, the prompt (only of completions), eight random digits. A reply of the
+# responses API may take several generations, one after the other: their number stands for the choice.
 _CHAT = re.compile(r"(?:(\d+)_)?chatcmpl-(.+)-[0-9a-f]{8}")
 _TEXT = re.compile(r"(?:(\d+)_)?cmpl-(.+)-(\d+)-[0-9a-f]{8}")
+_RESPONSE = re.compile(r"resp_(.+)_(\d+)-[0-9a-f]{8}")
+_EACH = re.compile(r".+n(\d{1,4})")  # a request id of the gateway's that says how many choices each prompt has
 NO_CHOICE = 0xFFFF  # matches no choice of any request: its tokens stay without scores rather than with another's
 
 
@@ -24,8 +27,12 @@ def choice_of(internal: str) -> tuple[str, int]:
         return found[2], int(found[1] or 0)
     if found := _TEXT.fullmatch(internal):
         child, prompt = found[1], int(found[3])
-        # With n > 1 the choice of a later prompt is prompt × n + child, and n is not known here.
-        return found[2], prompt if child is None else int(child) if prompt == 0 else NO_CHOICE
+        if child is None or prompt == 0:
+            return found[2], prompt if child is None else int(child)
+        each = _EACH.fullmatch(found[2])
+        return found[2], prompt * int(each[1]) + int(child) if each else NO_CHOICE
+    if found := _RESPONSE.fullmatch(internal):
+        return found[1], int(found[2])
     return internal[-wire.MAX_REQUEST_ID :], 0
 
 

@@ -119,6 +119,7 @@ class TestFailures:
             bank = day.ledger("tap")[0]["bank"]
             names = httpx.get(day.admin("/health")).json()["probes"]
             other.send(wire.encode(wire.Hello(**hello, bank=bank, probes=names, layers=[1] * len(names))))
+            other.send(wire.encode(wire.Check(True, 4, 0.0, "")))
             day.stop("engine")
             with UntappedEngine(day.ports["engine"]):
                 answer = day.chat()

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from monitor.engine.vllm_process import Reply, VllmProcess
@@ -52,7 +51,7 @@ def test_a_thousand_requests_mix_with_nobody(recorder: Recorder, tapped: VllmPro
     texts = prompts(1000, 120, seed=2)
 
     async def run() -> dict[Key, Reply]:
-        async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+        async with tapped.client() as client:
             gate = asyncio.Semaphore(64)
 
             async def one(i: int, text: str) -> dict[Key, Reply]:
@@ -77,7 +76,7 @@ def test_a_thousand_requests_mix_with_nobody(recorder: Recorder, tapped: VllmPro
 
 def test_replies_of_one_request_keep_their_places(recorder: Recorder, tapped: VllmProcess, judge: Judge) -> None:
     async def run() -> dict[Key, Reply]:
-        async with httpx.AsyncClient(timeout=120) as client:
+        async with tapped.client() as client:
             several = await tapped.ask(
                 client, "several", {"model": MODEL, "prompt": prompts(3, 20, seed=3), "max_tokens": 5}, "/v1/completions"
             )

@@ -25,6 +25,11 @@ def array(*values: int) -> np.ndarray:
         ("cmpl-abc-2-0123abcd", ("abc", 2)),
         ("1_cmpl-abc-0-0123abcd", ("abc", 1)),
         ("1_cmpl-abc-2-0123abcd", ("abc", NO_CHOICE)),
+        ("1_cmpl-abcn3-2-0123abcd", ("abcn3", 7)),
+        ("cmpl-abcn1-2-0123abcd", ("abcn1", 2)),
+        ("2_chatcmpl-abcn3-0123abcd", ("abcn3", 2)),
+        ("resp_abcn1_0-0123abcd", ("abcn1", 0)),
+        ("resp_abcn1_2-0123abcd", ("abcn1", 2)),
         ("something else", ("something else", 0)),
     ],
 )
