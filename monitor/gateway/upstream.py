@@ -60,7 +60,10 @@ class Upstream:
     @asynccontextmanager
     async def started(self) -> AsyncIterator[None]:
         async with self._session(False) as self._pooled, self._session(True) as self._fresh:
-            yield
+            try:
+                yield
+            finally:
+                self._pooled = self._fresh = None
 
     def headers(self, given: Headers, request_id: str = "") -> dict[str, str]:
         """What the engine is told of a client's headers. Host, cookies and hop-by-hop headers never travel."""
@@ -91,7 +94,7 @@ class Upstream:
         response = None
         for session in (self._pooled, self._fresh):
             if session is None:
-                raise unavailable("the gateway has not started yet", "starting")
+                raise unavailable("the gateway is starting or stopping; send the request again", "stopping")
             try:
                 response = await session.request(
                     method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False, skip_auto_headers=("content-type", "user-agent")

@@ -75,7 +75,7 @@ def test_bad_input_is_one_line(case: str, tmp_path: Path) -> None:
     [
         ({"gateway": "{lisen: '127.0.0.1:1'}"}, r"c\.yaml:3:11: unknown key 'gateway\.lisen'; did you mean 'listen'\?"),
         ({"rules": "/no/rules.yaml"}, r"cannot read /no/rules\.yaml"),
-        ({"socket": "/no/such/folder/s.sock"}, r"socket /no/such/folder/s\.sock: "),
+        ({"socket": "/no/such/folder/s.sock"}, r"folder /no/such/folder: .*; expected one that can be made"),
         ({"socket": "/tmp/" + "x" * 120}, r"expected at most 107"),
         ({"gateway": "{listen: '192.0.2.1:80'}"}, r"gateway: cannot listen on 192\.0\.2\.1:80 \(Cannot assign requested address\)"),
         ({"sidecar": "{ledger: /proc/nope/l.jsonl}"}, r"ledger /proc/nope/l\.jsonl: "),
@@ -84,7 +84,7 @@ def test_bad_input_is_one_line(case: str, tmp_path: Path) -> None:
 def test_bad_configuration_is_one_line(rooms: dict[str, str], expected: str, tmp_path: Path) -> None:
     if os.getuid() == 0 and "/no/such/folder" in rooms.get("socket", ""):
         rooms = {"socket": "/proc/nope/s.sock"}
-        expected = r"socket /proc/nope/s\.sock: "
+        expected = r"folder /proc/nope: .*; expected one that can be made"
     done = run("sidecar", "--config", config(tmp_path, **rooms))
     assert done.returncode == 2, done.stderr
     assert re.search(expected, done.stderr), done.stderr
@@ -133,7 +133,12 @@ def test_a_port_in_use_is_named_and_up_ends(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = run("up", "--config", config(tmp_path, gateway=f"{{listen: '127.0.0.1:{port}'}}"))
+        unix = f"unix:{tmp_path / 'e.sock'}"
+        done = run(
+            "up",
+            "--config",
+            config(tmp_path, engine=f"{{listen: '{unix}'}}", gateway=f"{{listen: '127.0.0.1:{port}', upstream: '{unix}'}}"),
+        )
     assert done.returncode == 2
     assert f"127.0.0.1:{port} is taken (Address already in use)" in done.stderr
     assert "gateway.listen" in done.stderr
@@ -193,10 +198,10 @@ def test_watch_shows_running_streams(stack: Stack) -> None:
         env=environment(COLUMNS="160"),
     ) as watching:
         time.sleep(1)
-        answer = stack.chat("Write what a woman screams while she runs from a burning house.", max_tokens=60)
+        stack.chat("Write what a woman screams while she runs from a burning house.", max_tokens=60)
         assert watching.stdout is not None
         shown = watching.stdout.read()
-    assert answer.headers["x-request-id"][:8] in shown
+    assert re.search(r"^[0-9a-f]{8}\S* +\d+ ", shown, re.MULTILINE), shown
     assert "panic" in shown
     assert "A quiet probe is no proof of calm" in shown
     assert "screams" not in shown
