@@ -47,7 +47,7 @@ async def run(config: Config) -> None:
     rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
     gateway = Gateway(config.gateway, pipeline)
-    servers.serve(gateway.app, servers.bind("gateway", config.gateway.listen), gateway.drain)
+    servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
     servers.serve(admin_app(pipeline, registry, rulebook, config.sidecar.admin[0]), servers.bind("admin", config.sidecar.admin))
     receiver.start()
     ledger.append(
@@ -68,12 +68,13 @@ async def run(config: Config) -> None:
     tasks.keep("ledger", lambda: _sync(ledger, metrics))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
-    tasks.keep("engine", Trial(gateway.engine, pipeline).watch)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, rulebook)
     if config.sidecar.canary_every_s is not None:
         tasks.keep("canaries", lambda: canary.watch(config, bank, metrics))
     try:
-        await servers.run()
+        async with gateway.started():
+            tasks.keep("engine", Trial(gateway.engine, pipeline).watch)
+            await servers.run()
     finally:
         tasks.close()
         receiver.close()

@@ -132,9 +132,11 @@ def verify_tap(
 @app.command()
 def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
     """Judge scores and serve the gateway (the other process of `up`)."""
+    import uvloop
+
     from monitor.sidecar import run
 
-    asyncio.run(run(_config(config, model, bank)))
+    uvloop.run(run(_config(config, model, bank)))
 
 
 @app.command()

@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route as Path
+from starlette.types import Receive, Scope, Send
 
 from monitor.config import GatewayConfig
 from monitor.gateway.asked import Asked, Unreadable, refused_by_engine_only
@@ -30,11 +29,10 @@ from monitor.pipeline.pipeline import Pipeline
 log = logging.getLogger("barograph.gateway")
 
 OFFER_S = 2.0  # in which an engine refuses what it refuses
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class Gateway:
-    """All paths of the engine. `app` is the ASGI application."""
+    """All paths of the engine, as an ASGI application. Used inside `started`."""
 
     def __init__(self, config: GatewayConfig, pipeline: Pipeline) -> None:
         self.config = config
@@ -45,7 +43,19 @@ class Gateway:
         self._stopping = False
         self._bodies = Budget(config.max_bodies_bytes)
         self._limits = Limits(config.client_stall_s, config.keepalive_s, self.metrics.stalled.inc)
-        self.app = Starlette(routes=[Path("/{path:path}", self.handle, methods=METHODS)], lifespan=self._lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application: one handler for all paths and methods, so that no router stands in a token's way."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"{scope['type']} is not served here")
+        response = await self.handle(Request(scope, receive))
+        await response(scope, receive, send)
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[None]:
+        """Connections to the engine can be made inside."""
+        async with self.engine.upstream.started():
+            yield
 
     async def handle(self, request: Request) -> Response:
         """One request of any kind. Replies that are judged count themselves when they end."""
@@ -203,11 +213,6 @@ class Gateway:
             reply.stop(_stopping())
         while self.replies and asyncio.get_running_loop().time() < deadline + 2:
             await asyncio.sleep(0.02)
-
-    @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        async with self.engine.upstream.started():
-            yield
 
 
 def _stopping() -> OpenAIError:

@@ -18,6 +18,8 @@ from monitor.http.protocol import BoundedProtocol
 
 LIFELINE = "BAROGRAPH_LIFELINE_FD"  # a pipe whose other end our parent holds: it closes when the parent dies
 
+KEEP_ALIVE_S = 75  # longer than clients keep a connection that they may use again, so that none is closed under a request
+
 # What the kernel may hold for a client that reads nothing: the default grows to megabytes, and a stall shows late.
 SEND_BUFFER = 128 * 1024
 
@@ -59,8 +61,8 @@ class Servers:
     def serve(self, app: Any, listener: socket.socket, drain: Callable[[], Awaitable[None]] | None = None) -> None:
         """Serve `app` on a bound socket once `run` is called. `drain` is awaited before the server stops taking connections."""
         config = uvicorn.Config(
-            app, http=BoundedProtocol, log_level="warning", access_log=False, timeout_graceful_shutdown=3, lifespan="on", server_header=False,
-            backlog=1024,
+            app, http=BoundedProtocol, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=3, lifespan="auto",
+            server_header=False, proxy_headers=False, backlog=1024, timeout_keep_alive=KEEP_ALIVE_S,
         )  # fmt: skip
         self._servers.append((_Server(config), listener, drain))
 

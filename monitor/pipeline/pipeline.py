@@ -90,6 +90,7 @@ class Pipeline:
         self._records = Records(self.ledger, self.streams, self.bank.names, conversations=self.scores is not None)
         self.engine_state = "waiting for the engine"  # what the gateway knows of it: ok, or what is wrong
         self.metrics.registry.register(StreamGauges(self._running))
+        self._gauges()
 
     def use(self, rules: RuleEngine) -> None:
         """Judge by other rules from the next frame on. Running streams keep what they have been through."""
@@ -122,7 +123,6 @@ class Pipeline:
         source = Source(hello, self._stale(hello), self.metrics.model_label(hello.model))
         self.sources.add(source)
         self._expect()
-        self._gauges()
         self._records.connected(source, self.rules.digest, self.shadowed(source))
         if self.shadowed(source):
             log.warning("all rules are in shadow for %s: its thresholds are stale (%s)", hello.model, ", ".join(source.stale))
@@ -157,7 +157,6 @@ class Pipeline:
         self.sources.discard(source)
         for stream in list(source.streams.values()):
             self._drop(source, stream)
-        self._gauges()
         self._records.disconnected(source)
 
     def sweep(self, now: float) -> None:
@@ -203,8 +202,8 @@ class Pipeline:
         metrics = self.metrics
         metrics.frames.inc()
         metrics.lost.inc(batch.lost)
-        metrics.tokens.inc(len(batch.slots))
         if len(batch.slots):
+            metrics.tokens.inc(len(batch.slots))
             metrics.scores.observe(batch.scores)
             self.drift.observe(batch.scores)
             metrics.nan.inc(int((~np.isfinite(batch.scores)).any(axis=1).sum()))
@@ -265,11 +264,11 @@ class Pipeline:
             self.metrics.verdicts.labels(verdict.rule.rule, verdict.action.name.lower(), verdict.mode, batch.source.label, tenant).inc()
             if verdict.limited:
                 self.metrics.limited.labels(verdict.rule.rule).inc()
-        self.metrics.unmatched.inc(self.rules.unmatched - self._unmatched)
-        self._unmatched = self.rules.unmatched
+        if self.rules.unmatched != self._unmatched:
+            self.metrics.unmatched.inc(self.rules.unmatched - self._unmatched)
+            self._unmatched = self.rules.unmatched
         for stream, _ in batch.ended:
             self._end(batch.source, stream)
-        self._gauges()
         if batch.verdicts:
             self._wake_publisher()
 
@@ -366,11 +365,13 @@ class Pipeline:
         }
 
     def _gauges(self) -> None:
-        self.metrics.taps.set(len(self.sources))
-        self.metrics.tap_failed.set(sum(bool(source.failed) for source in self.sources))
-        self.metrics.unproved.set(sum(source.check is None or not source.check.ok for source in self.sources))
-        self.metrics.stale.set(sum(bool(source.stale) for source in self.sources))
-        self.metrics.ledger_failed.set(bool(self.ledger.failed))
+        """Counted when somebody asks, not at every frame."""
+        metrics, sources = self.metrics, self.sources
+        metrics.taps.set_function(lambda: len(sources))
+        metrics.tap_failed.set_function(lambda: sum(bool(source.failed) for source in sources))
+        metrics.unproved.set_function(lambda: sum(source.check is None or not source.check.ok for source in sources))
+        metrics.stale.set_function(lambda: sum(bool(source.stale) for source in sources))
+        metrics.ledger_failed.set_function(lambda: bool(self.ledger.failed))
 
 
 def halting(verdict: Verdict) -> Verdict | None:
