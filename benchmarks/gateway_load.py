@@ -124,7 +124,12 @@ def quantiles(values: list[float]) -> dict[str, float]:
 def added(direct: list[float], through: list[float]) -> dict[str, Any]:
     """The same quantiles of both sides, and what the gateway adds to each."""
     one, two = quantiles(direct), quantiles(through)
-    return {"direct": one, "gateway": two, "added_p50_ms": round(two["p50_ms"] - one["p50_ms"], 3), "added_p99_ms": round(two["p99_ms"] - one["p99_ms"], 3)}
+    return {
+        "direct": one,
+        "gateway": two,
+        "added_p50_ms": round(two["p50_ms"] - one["p50_ms"], 3),
+        "added_p99_ms": round(two["p99_ms"] - one["p99_ms"], 3),
+    }
 
 
 class Load:
@@ -153,7 +158,15 @@ class Load:
             before = sum(self.sidecar.cpu_times()[:2])
             late, rate = await streams(self.engine, self.gateway, number, seconds)
             busy = (sum(self.sidecar.cpu_times()[:2]) - before) / (len(late) / RATE / number)
-            steps.append({"streams": number, "asked_per_s": number * RATE, "released_per_s": round(rate), **quantiles(late), "core_busy": round(busy, 2)})
+            steps.append(
+                {
+                    "streams": number,
+                    "asked_per_s": number * RATE,
+                    "released_per_s": round(rate),
+                    **quantiles(late),
+                    "core_busy": round(busy, 2),
+                }
+            )
             if steps[-1]["p99_ms"] > 100 or rate < 0.9 * number * RATE:
                 break
         good = [step for step in steps if step["p99_ms"] <= 100 and step["released_per_s"] >= 0.9 * step["asked_per_s"]]

@@ -138,7 +138,9 @@ class SyntheticEngine:
         if self.tap is not None:
             owner = np.repeat([generation.stream for generation, _, _ in spans], [end - start for _, start, end in spans])
             places = np.concatenate([np.arange(start, end) for _, start, end in spans])
-            scores = np.concatenate([generation.of.scores[np.arange(start, end) % len(generation.of.pieces)] for generation, start, end in spans])
+            scores = np.concatenate(
+                [generation.of.scores[np.arange(start, end) % len(generation.of.pieces)] for generation, start, end in spans]
+            )
             self.tap.step(self._fresh, owner.astype("<u4"), places.astype("<u4"), scores)
         self._fresh = []
         pause = self.step_s / max(1, len(spans)) if self.spread else 0.0
@@ -189,7 +191,9 @@ class Connection(asyncio.Protocol):
             payload = json.loads(self.body)
             if payload.get("stream"):
                 self.usage = bool((payload.get("stream_options") or {}).get("include_usage"))
-                self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n")
+                self.transport.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+                )
             self.engine.ask(self, payload, self.request)
         elif self.path == b"/health":
             self._json({"status": "ok"})

@@ -31,7 +31,9 @@ def hello(source: str) -> wire.Hello:
 
 
 class Tap(Protocol):
-    def step(self, begins: Sequence[wire.Begin], streams: NDArray[np.uint32], positions: NDArray[np.uint32], scores: NDArray[np.float32]) -> None:
+    def step(
+        self, begins: Sequence[wire.Begin], streams: NDArray[np.uint32], positions: NDArray[np.uint32], scores: NDArray[np.float32]
+    ) -> None:
         """Streams that start, then the rows of one step."""
 
     def end(self, end: wire.End) -> None: ...
@@ -51,7 +53,9 @@ class GoodTap:
     def connected(self) -> bool:
         return self._sender.connected
 
-    def step(self, begins: Sequence[wire.Begin], streams: NDArray[np.uint32], positions: NDArray[np.uint32], scores: NDArray[np.float32]) -> None:
+    def step(
+        self, begins: Sequence[wire.Begin], streams: NDArray[np.uint32], positions: NDArray[np.uint32], scores: NDArray[np.float32]
+    ) -> None:
         for begin in begins:
             self._sender.begin(begin)
         if len(streams):
@@ -68,9 +72,9 @@ class GoodTap:
 class Faults:
     """Chances of one packet to be lost, sent twice, or held back for up to `delay_s` so that later ones overtake it."""
 
-    drop: float = 0.002
+    drop: float = 0.001
     repeat: float = 0.02
-    delay: float = 0.05
+    delay: float = 0.01
     delay_s: float = 0.05
     seed: int = 0
 
@@ -91,7 +95,9 @@ class BadTap:
         self._socket.send(wire.encode(PROVED))
         self._seq = 0
 
-    def step(self, begins: Sequence[wire.Begin], streams: NDArray[np.uint32], positions: NDArray[np.uint32], scores: NDArray[np.float32]) -> None:
+    def step(
+        self, begins: Sequence[wire.Begin], streams: NDArray[np.uint32], positions: NDArray[np.uint32], scores: NDArray[np.float32]
+    ) -> None:
         rows = list(zip(streams.tolist(), positions.tolist(), strict=True))
         self._frame(rows, streams=streams.tobytes(), positions=positions.tobytes(), scores=scores.tobytes(), begins=list(begins))
 
@@ -109,7 +115,9 @@ class BadTap:
         if chance.random() < faults.drop:
             self.counts["dropped"] += 1
             return
-        for _ in range(2 if chance.random() < faults.repeat else 1):
+        times = 2 if chance.random() < faults.repeat else 1
+        self.counts["repeated"] += times - 1
+        for _ in range(times):
             if chance.random() < faults.delay:
                 self.counts["delayed"] += 1
                 asyncio.get_running_loop().call_later(chance.random() * faults.delay_s, self._send, packet, rows)
