@@ -34,8 +34,10 @@ ENDS_S = 30.0  # in which every request must end
 class Client:
     """One request of one or two choices. Counts what is wrong in `unjudged` and `after_halt`."""
 
-    def __init__(self, engine: SyntheticEngine, tap: BadTap, counts: collections.Counter[str], chance: random.Random) -> None:
-        self._engine, self._tap, self._counts, self._chance = engine, tap, counts, chance
+    def __init__(
+        self, engine: SyntheticEngine, tap: BadTap, counts: collections.Counter[str], late: list[int], chance: random.Random
+    ) -> None:
+        self._engine, self._tap, self._counts, self._late, self._chance = engine, tap, counts, late, chance
         self._halts = [halt_of(each, engine.probes.index("panic")) for each in engine.recordings]
         self._text: dict[int, str] = {}
         self._tokens: dict[int, int] = {}
@@ -72,6 +74,8 @@ class Client:
             for part in event["choices"]:
                 if part["finish_reason"] == "content_filter":
                     end = "halted"
+                    verdict = event["barograph"]["verdicts"][0]
+                    self._late.append(max(0, self._tokens.get(part["index"], 0) - verdict["position"]))
                 else:
                     self._look(event["id"].removeprefix("chatcmpl-"), part["index"], part["delta"].get("content") or "", seed)
             events += 1
@@ -99,12 +103,13 @@ def halt_of(recorded: Recorded, probe: int) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-async def run(stack: Stack, generations: int, faults: Faults, at_once: int = 64, step_s: float = 0.01) -> dict[str, Any]:
-    """Returns how the generations ended, and what was wrong."""
+async def run(stack: Stack, generations: int, faults: Faults, at_once: int = 64, step_s: float = 0.01, tokens: int = 2) -> dict[str, Any]:
+    """Returns how the generations ended, what was wrong, and how many tokens from a verdict's own on its client got."""
     tap = BadTap(stack.runtime / "tap.sock", faults)
     counts: collections.Counter[str] = collections.Counter({"unjudged": 0, "after_halt": 0, "did_not_end": 0})
+    late: list[int] = []
     chance = random.Random(faults.seed)
-    async with SyntheticEngine(tap, step_s, tokens=2) as engine:
+    async with SyntheticEngine(tap, step_s, tokens) as engine:
         await engine.listen(stack.ports["engine"])
         await asyncio.to_thread(eventually, lambda: stack.metric("barograph_taps_connected") == 1, "the tap is taken")
         url, started = stack.gateway("/v1/chat/completions"), time.perf_counter()
@@ -112,11 +117,23 @@ async def run(stack: Stack, generations: int, faults: Faults, at_once: int = 64,
 
             async def worker() -> None:
                 while counts["generations"] < generations:
-                    await Client(engine, tap, counts, chance).run(session, url)
+                    await Client(engine, tap, counts, late, chance).run(session, url)
 
             await asyncio.gather(*(worker() for _ in range(at_once)))
         took = time.perf_counter() - started
-    return {**dict(sorted(counts.items())), "seconds": round(took, 1), "tap": tap.counts}
+    after = {f"p{q}": float(np.percentile(late, q, method="higher")) for q in (50, 99, 100)} if late else {}
+    return {**dict(sorted(counts.items())), "tokens_after_verdict": after, "seconds": round(took, 1), "tap": tap.counts}
+
+
+def halts(generations: int) -> dict[str, Any]:
+    """How many tokens leave from a verdict's own on, by hold mode: a token a chunk, ten ms a token, and a tap that is on time or 35 ms late."""
+    found: dict[str, Any] = {}
+    for name, hold in (("strict", "strict"), ("lag 4", {"lag": 4}), ("off", "off")):
+        for when, late_s in (("on_time", 0.0), ("late", 0.035)):
+            with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), {"gateway": {"hold": hold}}, RULES, engine=False) as stack:
+                said = asyncio.run(run(stack, generations, Faults(0, 0, 0, late_s=late_s), tokens=1))
+                found.setdefault(name, {})[when] = {"halted": said["halted"], **said["tokens_after_verdict"]}
+    return found
 
 
 def main() -> None:
@@ -128,7 +145,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), SETTINGS, RULES, engine=False) as stack:
         found = asyncio.run(run(stack, options.generations, faults))
         log = stack.log("sidecar")
-    emit("bad_tap", faults=vars(faults), hold="strict", **found, tracebacks=log.count("Traceback"))
+    emit("bad_tap", faults=vars(faults), hold="strict", **found, tracebacks=log.count("Traceback"), halts=halts(options.generations // 5))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class GatewayConfig(_Frozen):
         pattern=r"^(https?://[^\s/?#@]+|unix:/\S+)$",
         description="the engine: http://HOST:PORT or unix:/PATH; its key, if it wants one, is read from BAROGRAPH_UPSTREAM_KEY",
     )
-    hold: Literal["strict", "off"] | Lag = Field(
+    hold: Annotated[Literal["strict", "off"] | Lag, BeforeValidator(lambda value: "off" if value is False else value)] = Field(
         "strict", description="strict: no token leaves unjudged; {lag: n}: at most n do; off: nothing waits, halts come when they come"
     )
     tool_calls: Literal["whole", "stream"] = Field(

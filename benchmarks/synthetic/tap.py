@@ -70,12 +70,16 @@ class GoodTap:
 
 @dataclass(frozen=True)
 class Faults:
-    """Chances of one packet to be lost, sent twice, or held back for up to `delay_s` so that later ones overtake it."""
+    """Chances of one packet to be lost, sent twice, or held back for up to `delay_s` so that later ones overtake it.
+
+    `late_s`: every packet leaves so much later, in its order.
+    """
 
     drop: float = 0.001
     repeat: float = 0.02
     delay: float = 0.01
     delay_s: float = 0.05
+    late_s: float = 0.0
     seed: int = 0
 
 
@@ -121,6 +125,8 @@ class BadTap:
             if chance.random() < faults.delay:
                 self.counts["delayed"] += 1
                 asyncio.get_running_loop().call_later(chance.random() * faults.delay_s, self._send, packet, rows)
+            elif faults.late_s:
+                asyncio.get_running_loop().call_later(faults.late_s, self._send, packet, rows)
             else:
                 self._send(packet, rows)
 

@@ -188,7 +188,7 @@ class Pipeline:
         numbers, positions, scores = message.arrays(len(self.bank.names))
         check_frame(message, positions)
         batch.lost = 0 if source.seq is None else max(0, message.seq - source.seq - 1)
-        source.seq = message.seq
+        source.seq = message.seq if source.seq is None else max(source.seq, message.seq)
         batch.failed = message.failed[:MAX_WHY]
         for begin in message.begins:
             self._begin(batch, begin)

@@ -16,11 +16,12 @@ def test_nothing_unjudged_leaves_and_every_request_ends(tmp_path: Path) -> None:
         log = stack.log("sidecar")
     assert found["generations"] >= 1500
     assert (found["unjudged"], found["after_halt"], found["did_not_end"]) == (0, 0, 0)
+    assert found["tokens_after_verdict"]["p100"] == 0
     # The faults were there, and what they did not meet went well.
     assert min(found["tap"].values()) > 0
     assert min(found["whole"], found["halted"], found["closed_missing_score"]) > 50
     assert found.keys() <= {
         "unjudged", "after_halt", "did_not_end", "generations", "tokens", "whole", "halted", "closed_missing_score", "status_503", "client_left",
-        "seconds", "tap",
+        "seconds", "tap", "tokens_after_verdict",
     }  # fmt: skip
     assert "Traceback" not in log
