@@ -51,6 +51,8 @@ class Relay:
         try:
             async for packet in packets:
                 for event in parser.feed(packet):
+                    if not event.data:
+                        continue
                     if event.data == b"[DONE]":
                         yield out + self._kept()
                         return

@@ -66,6 +66,10 @@ class Servers:
         )  # fmt: skip
         self._servers.append((_Server(config), listener, drain))
 
+    @property
+    def started(self) -> bool:
+        return all(server.started for server, _, _ in self._servers)
+
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
