@@ -198,6 +198,7 @@ class Stage:
 
     def play(self, script: Script, act: Callable[[httpx.AsyncClient, Scene], Awaitable[Any]], **settings: Any) -> Any:
         async def run() -> Any:
+            (self._folder / "ledger.jsonl").unlink(missing_ok=True)
             scene = Scene(self._bank, self._folder, script, **settings)
             async with scene.open() as client:
                 return await act(client, scene)
