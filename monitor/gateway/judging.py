@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,26 +57,10 @@ class Judging:
         self.on_end: Callable[[Judging, Reply], None] = lambda work, reply: None
 
     async def parts(self) -> AsyncGenerator[bytes]:
-        asked, upstream = self.asked, self._engine.upstream
-        body = jsons.encode_exactly(asked.body(self._ticket.request))
-        headers = upstream.headers(self._request.headers, self._ticket.request)
-        idle = upstream.config.upstream_idle_s if asked.way != "whole" else None
-        query = self._request.scope["query_string"].decode("latin-1")
-        async with upstream.ask("POST", encoded(asked.route), headers, body, query, idle) as response:
-            if response.status != 200:
-                raise await upstream.refusal(response, asked.route)
-            streamed = "event-stream" in response.headers.get("content-type", "")
-            if asked.way == "counted":
-                made = self._counted(response)
-            elif asked.way == "assembled" or (streamed and not asked.streams):
-                made = self._assembled(response)
-            elif asked.streams:
-                made = self._held(response)
-            else:
-                made = _one(self._whole.body(response))
-            async with aclosing(made):
-                async for part in made:
-                    yield self._renamed(part)
+        made = self._followed() if self.asked.way == "whole" else self._counted() if self.asked.way == "counted" else self._assembled()
+        async with aclosing(made):
+            async for part in made:
+                yield self._renamed(part)
 
     def how(self) -> str:
         if self._hold.opened:
@@ -102,33 +86,49 @@ class Judging:
             self._engine.facts["system_fingerprint"] = self._relay.fingerprint
         self.on_end(self, reply)
 
-    async def _counted(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
-        async with aclosing(self._relay.released(response.content.iter_any())) as released:
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The engine's reply, if it makes one. Raises Refused for what it refuses, OpenAIError when it can't be asked."""
+        asked, upstream = self.asked, self._engine.upstream
+        body = jsons.encode_exactly(asked.body(self._ticket.request))
+        headers = upstream.headers(self._request.headers, self._ticket.request)
+        idle = upstream.config.upstream_idle_s if asked.way != "whole" else None  # what is held whole has its own watch
+        query = self._request.scope["query_string"].decode("latin-1")
+        async with upstream.ask("POST", encoded(asked.route), headers, body, query, idle) as response:
+            if response.status != 200:
+                raise await upstream.refusal(response, asked.route)
+            yield response
+
+    async def _released(self) -> AsyncGenerator[list[Chunk]]:
+        async with self._asking() as response, aclosing(self._relay.released(response.content.iter_any())) as released:
+            async for chunks in released:
+                yield chunks
+
+    async def _counted(self) -> AsyncGenerator[bytes]:
+        async with aclosing(self._released()) as released:
             async for chunks in released:
                 if chunks:
                     yield b"".join(map(event, chunks))
         yield self._said() + DONE
 
-    async def _assembled(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    async def _assembled(self) -> AsyncGenerator[bytes]:
         assembly = Assembly(self._engine.shapes.get(self.route))
-        async with aclosing(self._relay.released(response.content.iter_any())) as released:
+        async with aclosing(self._released()) as released:
             async for chunks in released:
-                self._fold(assembly, chunks)
+                for chunk in chunks:
+                    assembly.add(chunk)
         yield jsons.encode(assembly.whole())
 
-    async def _held(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
-        async with aclosing(self._whole.events(response)) as events:
-            async for part in events:
+    async def _followed(self) -> AsyncGenerator[bytes]:
+        async with aclosing(self._whole.parts(self._asking)) as parts:
+            async for part in parts:
                 yield part
-        yield self._said()
+        if self.streams:
+            yield self._said()
 
     def _said(self) -> bytes:
         """A comment, which no client minds: the header left before the reply was judged."""
         return f": x-barograph: {self.how()}\n\n".encode()
-
-    def _fold(self, assembly: Assembly, chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            assembly.add(chunk)
 
     def _renamed(self, part: bytes) -> bytes:
         """With the client's own request id where the engine has put ours, which no other text can hold: it is random."""
@@ -138,7 +138,3 @@ class Judging:
         if self.asked.id and self.asked.route == "/v1/responses":
             ours = f"resp_{ours}"
         return part.replace(ours.encode(), jsons.encode(self._shown_id)[1:-1])
-
-
-async def _one(body: Any) -> AsyncGenerator[bytes]:
-    yield await body

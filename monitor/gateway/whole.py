@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 
@@ -13,12 +14,13 @@ from monitor.gateway.asked import Asked
 from monitor.gateway.dialect import cut_reply, halted_events, halted_reply, head_of, tokens_in, tokens_in_events
 from monitor.gateway.hold import Failure, Hold
 from monitor.gateway.relay import upstream_error
-from monitor.gateway.upstream import read_all
 from monitor.http import jsons
 from monitor.http.openai import OpenAIError, unavailable
 from monitor.http.sse import EventParser, EventStreamError
 from monitor.pipeline.streams import StreamTable, Ticket
 from rules.verdict import Verdict
+
+Asking = Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]]  # asks the engine; the block gets a reply of status 200
 
 
 class Whole:
@@ -31,47 +33,49 @@ class Whole:
         self._streams = streams
         self._ticket = ticket
         self._config = config
+        self._heard = 0.0  # when the engine last sent something
 
     @property
     def counts(self) -> dict[int, int]:
         """By choice, the tokens that were judged."""
         return {index: int(self._streams.judged[stream.slot]) for index, stream in self._ticket.streams.items()}
 
-    async def body(self, upstream: aiohttp.ClientResponse) -> bytes:
-        """The JSON reply for the client. Raises OpenAIError."""
-        raw = await self._read(upstream)
-        head = head_of(self.asked, self._ticket.request)
+    async def parts(self, reply: Asking) -> AsyncGenerator[bytes]:
+        """What the client gets: one piece, or as it comes when it is a stream and nothing is held. Raises OpenAIError or Refused."""
+        if self.asked.streams and self._hold.mode == "off":
+            async with reply() as response:
+                async for packet in response.content.iter_any():
+                    if self._look():
+                        self._hold.halted(0)
+                        raise unavailable("a safety rule stopped this reply", "halted")
+                    yield packet
+            return
+        raw = await self._read(reply)
+        yield await (self._events(raw) if self.asked.streams else self._body(raw))
+
+    async def _body(self, raw: bytes | None) -> bytes:
         if raw is None:
+            head = head_of(self.asked, self._ticket.request)
             return jsons.encode(halted_reply(self.asked.route, head, self.halted, self.asked.choices or 1))
         try:
-            reply = jsons.decode(raw)
+            said = jsons.decode(raw)
         except ValueError:
             raise upstream_error("the engine's reply is no JSON") from None
-        if not isinstance(reply, dict):
-            raise upstream_error(f"the engine's reply is a JSON {type(reply).__name__}; expected an object")
-        await self._judged(tokens_in(self.asked.route, reply))
-        return jsons.encode(cut_reply(self.asked.route, reply, self.halted, self.counts)) if self.halted else raw
+        if not isinstance(said, dict):
+            raise upstream_error(f"the engine's reply is a JSON {type(said).__name__}; expected an object")
+        await self._judged(tokens_in(self.asked.route, said))
+        return jsons.encode(cut_reply(self.asked.route, said, self.halted, self.counts)) if self.halted else raw
 
-    async def events(self, upstream: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
-        """The stream for the client: in one piece, or as it comes when nothing is held."""
-        if self._hold.mode == "off":
-            async for packet in upstream.content.iter_any():
-                if self._look():
-                    self._hold.halted(0)
-                    raise unavailable("a safety rule stopped this reply", "halted")
-                yield packet
-            return
-        raw = await self._read(upstream)
+    async def _events(self, raw: bytes | None) -> bytes:
         if raw is not None:
             try:
                 events = EventParser(self._config.max_reply_bytes).feed(raw)
             except EventStreamError as error:
                 raise upstream_error(f"the engine sent {error}") from None
             await self._judged(tokens_in_events(self.asked.route, events))
-        if self.halted:
-            yield halted_events(self.asked.route, head_of(self.asked, self._ticket.request), next(iter(self.halted.values())))
-        elif raw is not None:
-            yield raw
+        if raw is None or self.halted:
+            return halted_events(self.asked.route, head_of(self.asked, self._ticket.request), next(iter(self.halted.values())))
+        return raw
 
     async def _judged(self, tokens: int | None) -> None:
         found = await self._hold.whole(range(self.asked.choices or 0), tokens)
@@ -91,21 +95,23 @@ class Whole:
     def _over(self) -> bool:
         return self._look() and len(self.halted) >= (self.asked.choices or 1)
 
-    async def _read(self, upstream: aiohttp.ClientResponse) -> bytes | None:
-        """All that the engine sends; None when rules ended every choice before. An engine that neither sends nor scores has failed."""
-        reading = asyncio.ensure_future(read_all(upstream, self._config.max_reply_bytes))
+    async def _read(self, reply: Asking) -> bytes | None:
+        """All that the engine sends; None when rules ended every choice before, and the engine with them.
+
+        An engine that says nothing until it is done is alive as long as its tap scores; one that does neither has failed.
+        """
+        reading = asyncio.ensure_future(self._fetch(reply))
         moved = self._ticket.moved
-        seen, since = -1, time.monotonic()
+        judged, since = -1, time.monotonic()
         try:
             while not reading.done():
                 if self._over():
                     for _ in self.halted:
                         self._hold.halted(0)
                     return None
-                scored = sum(self.counts.values()) + upstream.content.total_bytes
-                if scored != seen:
-                    seen, since = scored, time.monotonic()
-                left = since + self._config.upstream_idle_s - time.monotonic()
+                if (count := sum(self.counts.values())) != judged:
+                    judged, since = count, time.monotonic()
+                left = max(since, self._heard) + self._config.upstream_idle_s - time.monotonic()
                 if left <= 0:
                     raise OpenAIError(504, "the engine sent nothing for too long", kind="server_error", code="upstream_timeout")
                 moved.clear()
@@ -119,3 +125,14 @@ class Whole:
             raise upstream_error(f"the engine broke off ({type(error).__name__})") from None
         finally:
             reading.cancel()
+            await asyncio.wait({reading})  # its connection is closed then
+
+    async def _fetch(self, reply: Asking) -> bytes:
+        body, limit = bytearray(), self._config.max_reply_bytes
+        async with reply() as response:
+            async for packet in response.content.iter_any():
+                self._heard = time.monotonic()
+                body += packet
+                if len(body) > limit:
+                    raise upstream_error(f"the engine's reply is larger than {limit} bytes, gateway.max_reply_bytes")
+        return bytes(body)
