@@ -48,7 +48,10 @@ def normalised(raw_path: bytes) -> str:
     text = raw_path.decode("latin-1")
     if re.search(r"%(2f|5c|00)", text, re.IGNORECASE):
         raise _ambiguous()
-    path = unquote(text, errors="strict") if text.isascii() else text
+    try:
+        path = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _ambiguous() from None
     if not path.startswith("/") or _NOT_IN_A_PATH.search(path):
         raise _ambiguous()
     return path
@@ -82,4 +85,7 @@ def refusal(path: str, method: str) -> OpenAIError:
 
 
 def _ambiguous() -> OpenAIError:
-    return OpenAIError(400, "the path holds '..', '//', a backslash, a control character or a double encoding; expected a plain path")
+    return OpenAIError(
+        400,
+        "the path holds '..', '//', a backslash, a control character, bytes that are no UTF-8 or a double encoding; expected a plain path",
+    )
