@@ -16,7 +16,7 @@ _flag = TypeAdapter(bool | None)
 _number = TypeAdapter(int | None)
 
 # Parameters whose replies an engine makes otherwise when it streams, so that no assembly of chunks equals what it would have answered.
-_UNLIKE_STREAMED = ("tools", "functions", "prompt_logprobs", "include_reasoning", "return_prompt_text", "kv_transfer_params")
+_UNLIKE_STREAMED = ("tools", "functions", "echo", "prompt_logprobs", "include_reasoning", "return_prompt_text", "kv_transfer_params")
 
 Way = Literal["counted", "assembled", "whole"]
 
@@ -46,8 +46,11 @@ class Asked:
     id: str  # the client's own id in the body, empty without one
 
     @classmethod
-    def read(cls, route: str, payload: dict[str, Any]) -> Asked:
-        """Raises Unreadable for what the engine will refuse, OpenAIError for what cannot be judged."""
+    def read(cls, route: str, payload: dict[str, Any], unlike: bool = False) -> Asked:
+        """`unlike`: this engine's plain replies of the route differ from its streams whatever is asked.
+
+        Raises Unreadable for what the engine will refuse, OpenAIError for what cannot be judged.
+        """
         if _read(_flag, payload.get("use_beam_search")):
             raise bad(
                 "beam search is refused: its tokens are chosen afterwards, so they cannot be judged as they are made", "use_beam_search"
@@ -60,9 +63,13 @@ class Asked:
             raise Unreadable
         usage, running = (bool(_read(_flag, (options or {}).get(name))) for name in ("include_usage", "continuous_usage_stats"))
         counted = route in (CHAT, COMPLETIONS)
-        unlike = any(payload.get(name) not in (None, [], False) for name in _UNLIKE_STREAMED) and payload.get("tool_choice") != "none"
+        unlike = (
+            unlike
+            or any(payload.get(name) not in (None, [], False) for name in _UNLIKE_STREAMED)
+            or payload.get("prompt_logprobs") is not None
+        )
         way: Way = "whole"
-        if counted and (streams or not (unlike or payload.get("prompt_logprobs") is not None)):
+        if counted and (streams or not unlike):
             way = "counted" if streams else "assembled"
         each = _each(payload) if counted else 1
         choices = each * _prompts(payload) if route == COMPLETIONS else None if route == RESPONSES else each

@@ -8,6 +8,8 @@ Object = dict[str, Any]
 
 # Said again in every delta by some engines: the first word stands, it is not joined.
 _SAID_ONCE = ("index", "type", "id", "role")
+# Where one of these is said, engines say null for no content, though their streams begin with empty content.
+_INSTEAD_OF_CONTENT = ("tool_calls", "reasoning", "reasoning_content")
 
 
 class Assembly:
@@ -41,7 +43,7 @@ class Assembly:
         choices = [_filled(choice, known) for _, choice in sorted(self._choices.items())]
         usage = self._top.pop("usage", None)
         whole = {**_empty(shape), **self._top, "choices": choices}
-        whole["usage"] = {**_empty(self._shape.get("usage") or {}), **usage} if isinstance(usage, dict) else usage
+        whole["usage"] = _completed(usage, self._shape.get("usage"))
         return whole
 
     def _choice(self, part: Object) -> Object:
@@ -118,7 +120,7 @@ def _filled(choice: Object, known: Object) -> Object:
         for call in message.get("tool_calls") or ():
             if isinstance(call, dict):
                 call.pop("index", None)
-        if message.get("tool_calls") and message.get("content") == "":
+        if message.get("content") == "" and any(message.get(name) for name in _INSTEAD_OF_CONTENT):
             message["content"] = None
         filled["message"] = {"role": "assistant", "content": None, **_empty(known.get("message") or {}), **message}
     return filled
@@ -127,3 +129,10 @@ def _filled(choice: Object, known: Object) -> Object:
 def _empty(shape: Object) -> Object:
     """Of a known reply's fields those that were empty: only their being there is taken from it."""
     return {name: value for name, value in shape.items() if value is None or value == [] or value == {}}
+
+
+def _completed(value: Any, shape: Any) -> Any:
+    """The value with the empty fields of a known one, in objects within it too."""
+    if not isinstance(value, dict) or not isinstance(shape, dict):
+        return value
+    return {**_empty(shape), **{name: _completed(each, shape.get(name)) for name, each in value.items()}}

@@ -28,8 +28,6 @@ from monitor.pipeline.pipeline import Pipeline
 
 log = logging.getLogger("barograph.gateway")
 
-OFFER_S = 2.0  # in which an engine refuses what it refuses
-
 
 class Gateway:
     """All paths of the engine, as an ASGI application. Used inside `started`."""
@@ -90,14 +88,14 @@ class Gateway:
             raise _stopping()
         body = await self._body(request)
         try:
-            asked = Asked.read(path, openai.json_object(body))
+            asked = Asked.read(path, openai.json_object(body), self.engine.reasons(path))
         except (Unreadable, Unparsed) as error:
-            await self._offer(request, path, body)
+            await self.engine.upstream.offer(path, request, body)
             raise error if isinstance(error, OpenAIError) else refused_by_engine_only() from None
         if not isinstance(asked.payload.get("stream"), bool | None):
-            await self._offer(request, path, body)  # some engines take `1` for true, others refuse it
+            await self.engine.upstream.offer(path, request, body)  # some engines take `1` for true, others refuse it
         opened = self._admit()
-        request_id = f"{openai.new_request_id()}n{asked.each}"  # the tap numbers the choices of several prompts by it
+        request_id = f"{openai.new_request_id()}{min(asked.each, 0xFFFF):04x}"  # the tap numbers the choices of several prompts by it
         ticket = self.pipeline.streams.expect(request_id, *self._about(request, asked.payload))
         hold = Hold(self.config, self.pipeline.streams, ticket, self.pipeline.ledger, self.metrics)
         hold.opened += opened
@@ -142,19 +140,6 @@ class Gateway:
             if response.status >= 400 or request.method in ("OPTIONS", "HEAD"):
                 return Response(await response.content.read(MAX_ERROR), response.status, upstream.returned(response.headers))
         raise OpenAIError(405, f"{request.method} {path}: expected POST")
-
-    async def _offer(self, request: Request, path: str, body: bytes) -> None:
-        """Give the engine what only it can refuse in its own words. Raises Refused when it does; nothing else of its answer is used."""
-        upstream = self.engine.upstream
-        query = request.scope["query_string"].decode("latin-1")
-        headers = upstream.headers(request.headers)
-        try:
-            async with upstream.ask("POST", encoded(path), headers, body, query, OFFER_S) as response:
-                if response.status >= 400:
-                    raise await upstream.refusal(response, path)
-        except OpenAIError as error:
-            if error.status != 504:  # an engine that is still at it has not refused
-                raise
 
     async def _body(self, request: Request) -> bytes:
         return await openai.read_body(request, self.config.max_body_bytes, self._bodies)

@@ -35,6 +35,11 @@ class Engine:
     shapes: dict[str, dict[str, Any]]
     facts: dict[str, Any]
 
+    def reasons(self, route: str) -> bool:
+        """Whether it counts reasoning tokens, which vLLM does otherwise in streams."""
+        usage = self.shapes.get(route, {}).get("usage")
+        return isinstance(usage, dict) and bool(usage.get("completion_tokens_details"))
+
 
 class Judging:
     """Follows one request. `parts` gives what may leave; `end` forgets it and writes how it went into the ledger."""
@@ -95,9 +100,14 @@ class Judging:
         idle = upstream.config.upstream_idle_s if asked.way != "whole" else None  # what is held whole has its own watch
         query = self._request.scope["query_string"].decode("latin-1")
         async with upstream.ask("POST", encoded(asked.route), headers, body, query, idle) as response:
-            if response.status != 200:
-                raise await upstream.refusal(response, asked.route)
-            yield response
+            if response.status == 200:
+                yield response
+                return
+            refused = await upstream.refusal(response, asked.route)
+        if response.status in (400, 422):
+            # Some engines show in their answer what they were asked, so let them see the client's own words.
+            await upstream.offer(asked.route, self._request, jsons.encode_exactly(asked.payload))
+        raise refused
 
     async def _released(self) -> AsyncGenerator[list[Chunk]]:
         async with self._asking() as response, aclosing(self._relay.released(response.content.iter_any())) as released:

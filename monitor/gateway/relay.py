@@ -242,7 +242,7 @@ def _said_by_engine(error: Any) -> OpenAIError:
         return upstream_error(f"the engine failed: {str(error)[:1000]}")
     status = error.get("code")
     found = OpenAIError(status if is_count(status) and 400 <= status <= 599 else 502, error["message"])
-    found.body = {"error": error}
+    found.body, found.in_stream = {"error": error}, True
     return found
 
 

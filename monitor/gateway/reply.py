@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from monitor.gateway.dialect import error_body, error_event
 from monitor.gateway.upstream import Refused
 from monitor.http import jsons
-from monitor.http.openai import OpenAIError
+from monitor.http.openai import DONE, OpenAIError
 from monitor.http.responses import cancelled, gone
 
 log = logging.getLogger("barograph.gateway")
@@ -122,6 +122,10 @@ class Reply(Response):
 
     async def _fail(self, send: Send, error: OpenAIError) -> None:
         self.outcome = str(error.body["error"].get("code") or "error")
+        if error.in_stream and self.work.streams:
+            await self._send(send, error_event(self.work.route, error) + DONE)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         self.status_code = self.status_code if self._started else error.status
         if not self._started:
             headers = {name: value for name, value in self.headers.items() if name == "x-request-id"}

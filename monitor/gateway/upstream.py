@@ -10,12 +10,14 @@ from typing import Any
 
 import aiohttp
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 from yarl import URL
 
 from monitor.config import GatewayConfig
 from monitor.gateway.dialect import error_body
 from monitor.gateway.relay import upstream_error
+from monitor.gateway.routes import encoded
 from monitor.http import jsons
 from monitor.http.openai import REQUEST_ID_HEADER, OpenAIError, unavailable
 
@@ -33,6 +35,7 @@ BACK = frozenset({
 BACK_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 
 IDLE_S = 4.0  # a connection is given up before the engine gives it up: vLLM and uvicorn do after 5 s
+OFFER_S = 2.0  # in which an engine refuses what it refuses
 MAX_ERROR = 1 << 20  # bytes of an error's body
 
 
@@ -116,6 +119,17 @@ class Upstream:
             yield response
         finally:
             response.close()
+
+    async def offer(self, path: str, request: Request, body: bytes) -> None:
+        """Give the engine what only it can refuse in its own words. Raises Refused when it does; nothing else of its answer is used."""
+        query = request.scope["query_string"].decode("latin-1")
+        try:
+            async with self.ask("POST", encoded(path), self.headers(request.headers), body, query, OFFER_S) as response:
+                if response.status >= 400:
+                    raise await self.refusal(response, path)
+        except OpenAIError as error:
+            if error.status != 504:  # an engine that is still at it has not refused
+                raise
 
     async def refusal(self, response: aiohttp.ClientResponse, route: str) -> Refused:
         """The engine's answer of a status other than 2xx, for a client of `route`: its own body where that is an error as clients know it."""

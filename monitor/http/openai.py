@@ -30,6 +30,7 @@ class OpenAIError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.in_stream = False  # an engine said it as an event, so a client that streams gets it as one
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     def response(self, headers: dict[str, str] | None = None) -> Response:

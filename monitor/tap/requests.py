@@ -17,7 +17,7 @@ from monitor import wire
 _CHAT = re.compile(r"(?:(\d+)_)?chatcmpl-(.+)-[0-9a-f]{8}")
 _TEXT = re.compile(r"(?:(\d+)_)?cmpl-(.+)-(\d+)-[0-9a-f]{8}")
 _RESPONSE = re.compile(r"resp_(.+)_(\d+)-[0-9a-f]{8}")
-_EACH = re.compile(r".+n(\d{1,4})")  # a request id of the gateway's that says how many choices each prompt has
+_EACH = re.compile(r"[0-9a-f]{24}([0-9a-f]{4})")  # a request id of the gateway's: its end says how many choices each prompt has
 NO_CHOICE = 0xFFFF  # matches no choice of any request: its tokens stay without scores rather than with another's
 
 
@@ -30,7 +30,7 @@ def choice_of(internal: str) -> tuple[str, int]:
         if child is None or prompt == 0:
             return found[2], prompt if child is None else int(child)
         each = _EACH.fullmatch(found[2])
-        return found[2], prompt * int(each[1]) + int(child) if each else NO_CHOICE
+        return found[2], prompt * int(each[1], 16) + int(child) if each else NO_CHOICE
     if found := _RESPONSE.fullmatch(internal):
         return found[1], int(found[2])
     return internal[-wire.MAX_REQUEST_ID :], 0

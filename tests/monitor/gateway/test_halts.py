@@ -160,7 +160,7 @@ def test_prompts_of_a_list_end_each_for_itself(stage: Stage) -> None:
         whole = (await client.post(COMPLETIONS, json=body)).json()
         assert [choice["finish_reason"] for choice in whole["choices"]] == ["content_filter", "length", "length", "length"]
         assert [choice["text"] for choice in whole["choices"]][1:] == ["c1", "c2", "c3"]
-        assert scene.seen[0].request.endswith("n2")  # by which the tap numbers the choices of later prompts
+        assert scene.seen[0].request.endswith("0002")  # by which the tap numbers the choices of later prompts
 
     stage.play(script, act)
 
