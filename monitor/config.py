@@ -18,6 +18,8 @@ from rules import document
 PACKS = Path(document.__file__).parent / "packs"
 BANKS = Path(bank.__file__).parent / "banks"
 
+MAX_TEXT = 1 << 20  # bytes of a configuration or a rule file
+
 
 def runtime_dir() -> Path:
     """Where sockets lie: a folder that no other user can write. Whoever makes a socket there makes it by `own_folder`."""
@@ -149,6 +151,10 @@ class SidecarConfig(_Frozen):
     """The sidecar's own listener: metrics, health and the live view."""
 
     admin: Address = ("127.0.0.1", 8401)
+    admin_hosts: tuple[str, ...] = Field(
+        (), description="further names under which the admin address is reached, as of a Kubernetes service"
+    )
+    admin_open: bool = Field(False, description="changes on the admin address need no token: for a machine with one user and no browser")
     ledger: Path = Path("barograph-ledger.jsonl")
     kafka: KafkaConfig | None = None
     on_stale_thresholds: Literal["shadow", "armed"] = Field(
@@ -200,10 +206,23 @@ class Config(_Frozen):
 
 
 def read_text(path: Path) -> str:
-    """A text file. Raises ConfigError when it is missing, unreadable or not UTF-8."""
+    """A text file. Raises ConfigError when it is missing, no plain file, too large, unreadable or not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path} ({error.strerror})") from None
+        return read_file(path, MAX_TEXT).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; expected a YAML text") from None
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A plain file of at most `limit` bytes, never one that could keep its reader waiting. Raises ConfigError."""
+    try:
+        # A pipe that nobody writes would hang an ordinary open.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"cannot read {path}: no plain file")
+            raw = file.read(limit + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror})") from None
+    if len(raw) > limit:
+        raise ConfigError(f"cannot read {path}: more than {limit} bytes")
+    return raw

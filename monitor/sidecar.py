@@ -48,7 +48,9 @@ async def run(config: Config) -> None:
     receiver = Receiver(config.socket, pipeline)
     gateway = Gateway(config.gateway, pipeline)
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
-    servers.serve(admin_app(pipeline, registry, rulebook, config.sidecar.admin[0]), servers.bind("admin", config.sidecar.admin))
+    tasks = Tasks(metrics)
+    admin = admin_app(pipeline, registry, rulebook, receiver, tasks, config.sidecar)
+    servers.serve(admin, servers.bind("admin", config.sidecar.admin))
     receiver.start()
     ledger.append(
         "sidecar",
@@ -64,11 +66,10 @@ async def run(config: Config) -> None:
     )
     if kafka is not None:
         kafka.start()
-    tasks = Tasks(metrics)
     tasks.keep("ledger", lambda: _sync(ledger, metrics))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, rulebook)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: tasks.once("reload", lambda: _reload(rulebook)))
     if config.sidecar.canary_every_s is not None:
         tasks.keep("canaries", lambda: canary.watch(config, bank, metrics))
     try:
@@ -84,9 +85,9 @@ async def run(config: Config) -> None:
             await asyncio.to_thread(kafka.close)
 
 
-def _reload(rulebook: Rulebook) -> None:
+async def _reload(rulebook: Rulebook) -> None:
     with contextlib.suppress(RuleError):  # said, counted and recorded
-        rulebook.reload("SIGHUP")
+        await rulebook.reload_beside("SIGHUP")
 
 
 async def _sync(ledger: Ledger, metrics: Metrics) -> None:

@@ -20,6 +20,7 @@ import httpx
 import yaml
 
 MODEL = "SmolLM2-135M-Instruct"
+ADMIN_TOKEN = "for-tests"
 
 
 def free_port() -> int:
@@ -83,8 +84,9 @@ class Stack:
     def start(self, name: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "monitor", name, "--config", str(self.config_path)], stdout=log, stderr=log
-            )
+                [sys.executable, "-m", "monitor", name, "--config", str(self.config_path)], stdout=log, stderr=log,
+                env=environment(BAROGRAPH_ADMIN_TOKEN=ADMIN_TOKEN),
+            )  # fmt: skip
 
     def wait_ready(self) -> None:
         def ready() -> bool:
@@ -125,6 +127,10 @@ class Stack:
 
     def engine(self, path: str) -> str:
         return f"http://127.0.0.1:{self.ports['engine']}{path}"
+
+    def change(self, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        """A change on the admin address, by whoever has the token."""
+        return httpx.post(self.admin(path), json=body or {}, headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")

@@ -5,35 +5,31 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from monitor.admin.guard import Guard
+from monitor.admin.health import health_of
 from monitor.admin.live import snapshots
 from monitor.admin.rules import rule_routes
+from monitor.admin.tasks import Tasks
+from monitor.config import SidecarConfig
 from monitor.http.responses import EventStream
 from monitor.pipeline.pipeline import Pipeline
+from monitor.pipeline.receiver import Receiver
 from monitor.pipeline.rulebook import Rulebook
 
 
-def admin_app(pipeline: Pipeline, registry: CollectorRegistry, rulebook: Rulebook, host: str) -> Starlette:
+def admin_app(
+    pipeline: Pipeline, registry: CollectorRegistry, rulebook: Rulebook, receiver: Receiver, tasks: Tasks, config: SidecarConfig
+) -> Starlette:
     """Metrics, health, the live view, and what changes the rules."""
 
     async def health(request: Request) -> Response:
-        taps = [
-            {"model": source.hello.model, "engine": source.hello.engine, "failed": source.failed, "stale": source.stale}
-            for source in pipeline.sources
-        ]
-        healthy = pipeline.scoring and not pipeline.ledger.failed
-        body = {
-            "status": "ok" if healthy else "degraded",
-            "taps": taps,
-            "ledger": pipeline.ledger.failed or "ok",
-            "probes": pipeline.bank.names,
-            "rules": len(pipeline.rules.rules),
-            "rules_in_shadow": [source.hello.model for source in pipeline.sources if pipeline.shadowed(source)],
-        }
-        return JSONResponse(body, 200 if healthy else 503)
+        body = health_of(pipeline, receiver, tasks)
+        return JSONResponse(body, 503 if body["reasons"] else 200)
 
     async def live(request: Request) -> Response:
         """Alive means only that the process answers."""
@@ -46,12 +42,14 @@ def admin_app(pipeline: Pipeline, registry: CollectorRegistry, rulebook: Ruleboo
     async def watch(request: Request) -> Response:
         return EventStream(snapshots(pipeline))
 
+    hosts = (*config.admin_hosts, config.admin[0])
     return Starlette(
         routes=[
             Route("/health", health),
             Route("/live", live),
             Route("/watch", watch),
             Route("/metrics", metrics),
-            *rule_routes(rulebook, host),
-        ]
+            *rule_routes(rulebook),
+        ],
+        middleware=[Middleware(Guard, hosts, config.admin_open)],
     )

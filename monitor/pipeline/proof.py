@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from monitor.config import MAX_TEXT, read_file
 from monitor.errors import ConfigError
 from probes.passport import Passport
 
@@ -51,10 +52,10 @@ class Proof(BaseModel):
     def load(cls, path: Path) -> tuple[Proof, str]:
         """The proof and its file's sha256. Raises ConfigError."""
         try:
-            raw = path.read_bytes()
+            raw = read_file(path, MAX_TEXT)
             proof = cls.model_validate_json(raw)
-        except OSError as error:
-            raise ConfigError(f"cannot read {path} ({error.strerror}); expected what barograph verify-tap wrote") from None
+        except ConfigError as error:
+            raise ConfigError(f"{error}; expected what barograph verify-tap wrote") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"

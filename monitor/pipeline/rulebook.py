@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from monitor.audit.ledger import Ledger
 from monitor.errors import BarographError
@@ -23,6 +23,8 @@ log = logging.getLogger("barograph.rules")
 
 ENFORCED = frozenset({Action.OBSERVE, Action.ALERT, Action.HALT})  # what the gateway can do today
 LOOK_S = 1.0
+MAX_ALERTS = 1000  # that are kept, and that one call of the webhook may name
+MAX_NAME = 128  # characters of an alert's name
 
 
 class RuleError(BarographError):
@@ -45,10 +47,11 @@ class Rulebook:
         self._pipeline: Pipeline | None = None
         self._alerts: dict[str, tuple[list[str], list[str]]] = {}  # fingerprint → rules to arm, rules to put in shadow
         self.failed = ""
-        ruleset = rulefiles.load(path)
-        self.engine = RuleEngine(ruleset, self._probes, ENFORCED)
-        self._seen = self._state(ruleset)
-        self._record("loaded", ruleset)
+        reading = rulefiles.Reading(path)
+        self.engine = RuleEngine(reading.ruleset(), self._probes, ENFORCED)
+        self._seen = reading.seen  # also what a refused set would have included: mending it is a change
+        self._one_at_a_time = asyncio.Lock()
+        self._record("loaded", self.engine.ruleset)
 
     @property
     def frozen(self) -> str:
@@ -64,21 +67,39 @@ class Rulebook:
 
     def reload(self, by: str) -> str:
         """Read the file anew and swap. Returns the digest. Raises RuleError, and the rules before it stay."""
+        self._thawed(by)
+        return self._swap(by, self._compiled())
+
+    async def reload_beside(self, by: str) -> str:
+        """The same, reading and compiling beside the event loop: a thousand rules take a second, and replies wait for nothing."""
+        async with self._one_at_a_time:
+            self._thawed(by)
+            return self._swap(by, await asyncio.to_thread(self._compiled))
+
+    def _thawed(self, by: str) -> None:
         if reason := self.frozen:
             self._refuse(by, f"reloads are frozen: {reason}")
+
+    def _compiled(self) -> RuleEngine | str:
+        """The rules as they lie on disk, or why they can't be judged by."""
+        reading = rulefiles.Reading(self.path)
         try:
-            ruleset = rulefiles.load(self.path)
-            engine = RuleEngine(ruleset, self._probes, ENFORCED)
+            return RuleEngine(reading.ruleset(), self._probes, ENFORCED)
         except (DocumentError, BarographError) as error:
-            self._refuse(by, str(error))
-        self._seen = self._state(ruleset)
+            return str(error)
+        finally:
+            self._seen = reading.seen
+
+    def _swap(self, by: str, engine: RuleEngine | str) -> str:
+        if isinstance(engine, str):
+            self._refuse(by, engine)
         self.failed = ""
         if engine.digest != self.engine.digest:
             if self._pipeline is not None:
                 self._pipeline.use(engine)
             self.engine = engine
             self._apply()
-            self._record("reloaded", ruleset, by=by)
+            self._record("reloaded", engine.ruleset, by=by)
             log.info("rules %s in force, %d rules (by %s)", engine.digest[:12], len(engine.rules), by)
         self._gauges()
         return engine.digest
@@ -104,9 +125,11 @@ class Rulebook:
         given = payload.get("alerts")
         if not isinstance(given, list) or not all(isinstance(each, dict) and isinstance(each.get("labels", {}), dict) for each in given):
             raise RuleError("expected what Alertmanager's webhook sends: alerts, a list of objects with labels")
+        if len(given) > MAX_ALERTS:
+            raise RuleError(f"{len(given)} alerts in one call; expected at most {MAX_ALERTS}")
         for alert in given:
             labels = alert.get("labels", {})
-            name = str(alert.get("fingerprint") or labels.get("alertname", ""))
+            name = str(alert.get("fingerprint") or labels.get("alertname", ""))[:MAX_NAME]
             arm, disarm = (_names(labels.get(f"barograph_{what}", "")) for what in ("arm", "disarm"))
             if alert.get("status") != "firing":
                 self._alerts.pop(name, None)
@@ -114,6 +137,8 @@ class Rulebook:
             objections = [each for each in (*map(self._objection, arm), *(self._unknown(rule) for rule in disarm)) if each]
             if objections:
                 refused += objections
+            elif (arm or disarm) and name not in self._alerts and len(self._alerts) >= MAX_ALERTS:
+                refused.append(f"alert '{name}': {MAX_ALERTS} alerts change rules already, the most that are kept")
             elif arm or disarm:
                 self._alerts[name] = (arm, disarm)
         before = dict(self.engine.overrides)
@@ -121,7 +146,7 @@ class Rulebook:
         if self.engine.overrides != before:
             self._ledger.append("rules", event="modes", by="alertmanager", modes=self.engine.overrides, digest=self.engine.digest)
         if refused:
-            raise RuleError("; ".join(refused))
+            raise RuleError("; ".join(refused[:8]))
         return self.engine.overrides
 
     def describe(self) -> dict[str, Any]:
@@ -146,13 +171,16 @@ class Rulebook:
         """Reload when a file changes. A refusal is said once for each state of the files."""
         while True:
             await asyncio.sleep(LOOK_S)
-            state = await asyncio.to_thread(self._state, self.engine.ruleset)
-            if state != self._seen:
-                self._seen = state
+            now = await asyncio.to_thread(self._look)
+            if now != self._seen:
+                self._seen = now
                 try:
-                    self.reload("file")
+                    await self.reload_beside("file")
                 except RuleError:
                     pass  # said, counted and recorded
+
+    def _look(self) -> dict[str, rulefiles.State]:
+        return {name: rulefiles.state(Path(name)) for name in self._seen}
 
     def _apply(self) -> None:
         """Modes from the alerts that fire now. A rule that one arms and another puts in shadow is armed."""
@@ -174,7 +202,7 @@ class Rulebook:
         known = [rule.rule for rule in self.engine.rules]
         return "" if name in known else unknown("rule", name, known)
 
-    def _refuse(self, by: str, why: str) -> Any:
+    def _refuse(self, by: str, why: str) -> NoReturn:
         self.failed = why
         log.error("rules not reloaded (by %s), %s stay in force: %s", by, self.engine.digest[:12], why)
         self._ledger.append("rules", event="refused", by=by, why=why, digest=self.engine.digest)
@@ -187,16 +215,6 @@ class Rulebook:
             if rule.maturity == "deprecated" and rule.mode != "disabled":
                 log.warning("rule '%s' is deprecated: %s", rule.rule, rule.desc)
 
-    def _state(self, ruleset: RuleSet) -> tuple[tuple[str, int, int], ...]:
-        found = []
-        for name in ruleset.sources:
-            try:
-                about = Path(name).stat()
-                found.append((name, about.st_mtime_ns, about.st_size))
-            except OSError:
-                found.append((name, 0, 0))
-        return tuple(found)
-
     def _gauges(self) -> None:
         if self._pipeline is not None:
             metrics = self._pipeline.metrics
@@ -206,4 +224,4 @@ class Rulebook:
 
 
 def _names(text: object) -> list[str]:
-    return [name.strip() for name in str(text).split(",") if name.strip()]
+    return sorted({name.strip()[:MAX_NAME] for name in str(text).split(",") if name.strip()})

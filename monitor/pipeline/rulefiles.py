@@ -12,23 +12,56 @@ from rules.ruleset import RuleSet
 
 SUFFIXES = (".yaml", ".yml")
 
+State = tuple[int, int, int]
+
+
+class Reading:
+    """Reads a rule file and what it includes. `seen`: every file that was looked for, with its state just before, there or not."""
+
+    def __init__(self, path: Path) -> None:
+        self._main = find(str(path))
+        self._folder = self._main.parent.resolve()
+        self.seen: dict[str, State] = {}
+
+    def ruleset(self) -> RuleSet:
+        """Raises DocumentError and ConfigError."""
+        return RuleSet.from_text(self._read(self._main), str(self._main), self._included)
+
+    def _read(self, path: Path) -> str:
+        self.seen[str(path)] = state(path)
+        return read_text(path)
+
+    def _included(self, name: str, by: str) -> tuple[str, str]:
+        path = find(name, by)
+        self.seen[str(path)] = state(path)
+        # What lies elsewhere is not read at all: a message about it would show some of it.
+        if not (PACKS in path.parents or path.resolve().is_relative_to(self._folder)):
+            raise ConfigError(f"{by}: cannot include '{name}': it lies outside {self._folder}, the folder of the rules")
+        if not path.is_file():
+            raise ConfigError(f"{by}: cannot include '{name}': expected a file at {path}, or one of the packs {', '.join(packs())}")
+        return self._read(path), str(path)
+
 
 def load(path: Path) -> RuleSet:
     """A rule file with all that it includes. `path` may be the name of a shipped pack. Raises DocumentError and ConfigError."""
-    path = find(str(path), None)
-    return RuleSet.from_text(read_text(path), str(path), _included)
+    return Reading(path).ruleset()
 
 
-def find(name: str, by: str | None) -> Path:
+def find(name: str, by: str | None = None) -> Path:
     """The file that `name` means: a shipped pack, or a path, which is relative to the file `by`."""
     if not name.endswith(SUFFIXES) and (pack := PACKS / f"{name}.yaml").is_file():
         return pack
     path = Path(name)
-    if not path.is_absolute() and by is not None:
-        path = Path(by).parent / path
-    if by is not None and not path.is_file():
-        raise ConfigError(f"{by}: cannot include '{name}': expected a file at {path}, or one of the packs {', '.join(packs())}")
-    return path
+    return Path(by).parent / path if by is not None and not path.is_absolute() else path
+
+
+def state(path: Path) -> State:
+    """What changes when a file does: time, size and place. Zeros for one that is not there."""
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return 0, 0, 0
+    return about.st_mtime_ns, about.st_size, about.st_ino
 
 
 def packs() -> list[str]:
@@ -46,8 +79,3 @@ def facts(bank: Bank) -> tuple[ProbeFacts, ...]:
         )
         for card in bank.card.probes
     )
-
-
-def _included(name: str, by: str) -> tuple[str, str]:
-    path = find(name, by)
-    return read_text(path), str(path)

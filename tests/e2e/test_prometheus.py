@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from monitor.pipeline.rulefiles import packs
-from tests.stack import Stack, eventually, free_port
+from tests.stack import ADMIN_TOKEN, Stack, eventually, free_port
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("prometheus", "promtool", "prometheus-alertmanager"))),
@@ -115,7 +115,10 @@ def test_an_alert_comes_back_and_arms_a_rule(tmp_path: Path) -> None:
         }))  # fmt: skip
         (tmp_path / "alertmanager.yaml").write_text(yaml.safe_dump({
             "route": {"receiver": "barograph", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "1m"},
-            "receivers": [{"name": "barograph", "webhook_configs": [{"url": stack.admin("/alertmanager"), "send_resolved": True}]}],
+            "receivers": [{"name": "barograph", "webhook_configs": [{
+                "url": stack.admin("/alertmanager"), "send_resolved": True,
+                "http_config": {"authorization": {"credentials": ADMIN_TOKEN}},
+            }]}],
         }))  # fmt: skip
         storing, managing = (
             [
