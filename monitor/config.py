@@ -224,5 +224,5 @@ def read_file(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror})") from None
     if len(raw) > limit:
-        raise ConfigError(f"cannot read {path}: more than {limit} bytes")
+        raise ConfigError(f"cannot read {path}: it is larger; expected at most {limit} bytes")
     return raw

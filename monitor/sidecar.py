@@ -94,6 +94,7 @@ async def _sync(ledger: Ledger, metrics: Metrics) -> None:
     counted = 0
     while True:
         await asyncio.sleep(1)
+        ledger.look()
         await asyncio.to_thread(ledger.sync)
         metrics.records.inc(ledger.records - counted)
         counted = ledger.records

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monitor.http import jsons
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=10,
 )
@@ -20,6 +20,10 @@ values = st.recursive(
 def test_what_goes_out_comes_back(value: object) -> None:
     assert jsons.decode(jsons.encode(value)) == value
     assert jsons.decode(jsons.encode_exactly(value)) == value
+
+
+def test_numbers_that_json_has_not_leave_as_null() -> None:
+    assert jsons.encode([float("nan"), float("inf")]) == b"[null,null]"
 
 
 def test_what_engines_take_is_taken_and_the_standard_can_be_asked_for() -> None:
