@@ -1,0 +1,112 @@
+"""vLLM and the gateway before it, asked the same by the clients that people use: tools, reasoning, and its other two APIs too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from monitor.engine.vllm_process import VllmProcess
+from tests.compat.same import CASES, NOISY, TOOLS, USER, chat, differences, plain, said, text
+from tests.stack import MODEL, Stack, eventually
+from tests.vllm.conftest import configured
+
+pytestmark = pytest.mark.timeout(900)
+
+FLAGS = (
+    "--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3", "--enable-prompt-tokens-details", "--num-gpu-blocks-override",
+    "64", "--max-model-len", "1024",
+)  # fmt: skip
+MORE = {
+    "prompt log probabilities": chat(extra_body={"prompt_logprobs": 1})[:1],
+    "token ids": chat(extra_body={"return_token_ids": True}),
+    "text with token ids": text(extra_body={"return_token_ids": True}),
+    "text that stops at an id": text(extra_body={"stop_token_ids": [30]}),
+    "a choice of words": text(extra_body={"structured_outputs": {"choice": ["yes", "no"]}}),
+    "json by a schema": chat(
+        response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}},
+        max_tokens=32,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, runtime: Path, environment: dict[str, str], untapped: object) -> Iterator[VllmProcess]:
+    with configured(tmp_path_factory.mktemp("compat"), runtime / "compat.sock", environment, *FLAGS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, server: VllmProcess, runtime: Path) -> Iterator[Stack]:
+    settings = {"socket": str(runtime / "compat.sock"), "gateway": {"upstream": f"http://127.0.0.1:{server.port}"}}
+    with Stack(tmp_path_factory.mktemp("stack"), settings, engine=False) as running:
+        # The tap has no token yet to prove itself with: the gateway's trial gives it some.
+        eventually(lambda: httpx.get(running.admin("/health")).status_code == 200, "the tap has proved itself", 60)
+        yield running
+
+
+@pytest.mark.parametrize("name", [*CASES, *TOOLS, *MORE])
+def test_openais_client_sees_no_difference(stack: Stack, server: VllmProcess, name: str) -> None:
+    urls = (server.url("/v1"), stack.gateway("/v1"))
+    direct, gateway = (openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300) for url in urls)
+    for case in {**CASES, **TOOLS, **MORE}[name]:
+        said(case, direct, MODEL)  # what it reads lies in the prefix cache then, for both
+        for _ in range(6 if name in NOISY else 2):
+            found = differences(said(case, direct, MODEL), said(case, gateway, MODEL))
+            if not found:
+                break
+        assert found == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_responses_api(stack: Stack, server: VllmProcess, streams: bool) -> None:
+    def ask(url: str) -> Any:
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
+        answer = client.responses.create(
+            model=MODEL, input="What is the capital of France?", temperature=0, max_output_tokens=16, stream=streams
+        )
+        return [plain(event) for event in answer] if streams else plain(answer)
+
+    ask(server.url("/v1"))
+    assert differences(ask(server.url("/v1")), ask(stack.gateway("/v1"))) == []
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_anthropics_client_sees_no_difference(stack: Stack, server: VllmProcess, streams: bool) -> None:
+    def ask(url: str) -> Any:
+        client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=300)
+        asked: dict[str, Any] = {"model": MODEL, "messages": USER, "max_tokens": 16, "temperature": 0}
+        if not streams:
+            return plain(client.messages.create(**asked))
+        with client.messages.stream(**asked) as stream:
+            kinds = [event.type for event in stream]
+            return [kinds, plain(stream.get_final_message())]
+
+    def count(url: str) -> Any:
+        client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
+        return plain(client.messages.count_tokens(model=MODEL, messages=USER))  # type: ignore[arg-type]
+
+    def wrong(url: str) -> Any:
+        try:
+            return plain(
+                anthropic.Anthropic(base_url=url, api_key="none", max_retries=0).messages.create(model="other", max_tokens=1, messages=USER)
+            )  # type: ignore[arg-type]
+        except anthropic.APIStatusError as error:
+            return [error.status_code, error.body]
+
+    for question in (ask, count, wrong):
+        question(server.url(""))
+        assert differences(question(server.url("")), question(stack.gateway(""))) == []
+
+
+def test_prompts_with_several_choices_are_all_judged(stack: Stack) -> None:
+    body = {"model": MODEL, "prompt": ["The sea is", "A house has"], "n": 2, "max_tokens": 8, "temperature": 1}
+    response = httpx.post(stack.gateway("/v1/completions"), json=body, timeout=120)
+    assert (response.status_code, response.headers["x-barograph"]) == (200, "judged")
+    assert [choice["index"] for choice in response.json()["choices"]] == [0, 1, 2, 3]
+    assert stack.metric("barograph_failure_decisions_total") == 0
