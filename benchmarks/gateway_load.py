@@ -46,7 +46,7 @@ class Client(asyncio.Protocol):
         self.port = port
         self.times: list[float] = []
         self.name = ""
-        self.head = b""
+        self.head = self.last = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -64,6 +64,7 @@ class Client(asyncio.Protocol):
             if b'"id":"chatcmpl-' in self.head:
                 self.name = self.head.split(b'"id":"chatcmpl-', 1)[1].split(b'"', 1)[0].decode()
         self.times += [now] * data.count(MARK)
+        self.last = data
         if b"[DONE]" in data:
             self._transport.close()
             if not self.done.done():
@@ -71,7 +72,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
-            self.done.set_exception(ConnectionError(f"the reply broke off: {self.head[:300]!r}"))
+            self.done.set_exception(ConnectionError(f"the reply broke off: {self.last[-500:]!r}"))
 
 
 async def streams(engine: SyntheticEngine, port: int, number: int, seconds: float) -> tuple[list[float], float]:

@@ -21,7 +21,7 @@ WEATHER = {
     },
 }
 NEAR = 0.06  # log probabilities in bfloat16
-_ID = re.compile(r"^(chatcmpl|cmpl|resp|msg|call|chatcmpl-tool|rs|fc)[-_].+$")
+_ID = re.compile(r"^(modelperm|chatcmpl|cmpl|resp|msg|call|chatcmpl-tool|rs|fc)[-_].+$")
 
 
 def plain(value: Any) -> Any:
@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
             if name in ("created", "created_at", "completed_at")
             else plain(each)
             for name, each in value.items()
-            if name not in ("barograph", "response_metadata")
+            if name not in ("barograph", "response_metadata", "signature")
         }
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]

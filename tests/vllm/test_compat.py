@@ -80,7 +80,7 @@ def test_the_responses_api(stack: Stack, server: VllmProcess, streams: bool) -> 
 def test_anthropics_client_sees_no_difference(stack: Stack, server: VllmProcess, streams: bool) -> None:
     def ask(url: str) -> Any:
         client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=300)
-        asked: dict[str, Any] = {"model": MODEL, "messages": USER, "max_tokens": 16, "temperature": 0}
+        asked: dict[str, Any] = {"model": MODEL, "messages": USER, "max_tokens": 16, "extra_body": {"temperature": 0}}
         if not streams:
             return plain(client.messages.create(**asked))
         with client.messages.stream(**asked) as stream:
