@@ -38,6 +38,7 @@ class Generation:
     streamed: bool
     running_usage: bool
     made: int = 0
+    due: float = 0.0  # when its last event leaves; the next one must not overtake it
     left: list[float] = field(default_factory=list)
 
     def piece(self, place: int) -> str:
@@ -149,7 +150,8 @@ class SyntheticEngine:
             generation.made = end
             over = end == generation.limit
             if pause:
-                loop.call_later(number * pause, generation.connection.produced, generation, start, end)
+                generation.due = max(generation.due + 1e-6, loop.time() + number * pause)
+                loop.call_at(generation.due, generation.connection.produced, generation, start, end)
             else:
                 generation.connection.produced(generation, start, end)
             if over:
