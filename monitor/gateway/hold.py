@@ -61,17 +61,10 @@ class Hold:
         """What becomes of the chunk that ends with token number `tokens` of choice `index`. Waits for its scores."""
         started = time.monotonic()
         deadline = started + self._config.judge_timeout_s
-        moved = self._ticket.moved
         while (found := self.look(index, tokens)) is None:
-            if time.monotonic() >= deadline:
+            if not await self._moved(deadline):
                 found = self.fail("missing_score", "late", index)
                 break
-            moved.clear()
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await moved.wait()
-            except TimeoutError:
-                pass
         self._metrics.hold.observe(time.monotonic() - started)
         return found
 
@@ -82,7 +75,7 @@ class Hold:
         cuts it. `indexes` may be empty where the engine alone knows them.
         """
         deadline = time.monotonic() + self._config.judge_timeout_s
-        table, moved, streams = self._streams, self._ticket.moved, self._ticket.streams
+        table, streams = self._streams, self._ticket.streams
         while True:
             if self._ledger.failed and isinstance(failure := self.fail("ledger", "the ledger cannot be written", 0), Failure):
                 return failure
@@ -99,14 +92,20 @@ class Hold:
             if self._ahead is None:
                 self.lagged = True
                 return RELEASE
-            if time.monotonic() >= deadline:
+            if not await self._moved(deadline):
                 return self.fail("missing_score", "late", 0)
-            moved.clear()
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await moved.wait()
-            except TimeoutError:
-                pass
+
+    async def _moved(self, deadline: float) -> bool:
+        """Wait until something happens to the request's streams. False when it is too late for that."""
+        if (left := deadline - time.monotonic()) <= 0:
+            return False
+        self._ticket.moved.clear()
+        try:
+            async with asyncio.timeout(left):
+                await self._ticket.moved.wait()
+        except TimeoutError:
+            pass  # one more look: what came in the last moment counts
+        return True
 
     def at_once(self, index: int, tokens: int) -> Outcome | None:
         """As `look`, for a chunk that may not have to wait."""
