@@ -22,7 +22,7 @@ class Judge:
 
     def worst(self, recorder: Recorder, replies: dict[Key, Reply], sample: int = 1) -> float:
         """Assert that every token has one score, in order; return how far those of each `sample`th reply are off the reference."""
-        eventually(lambda: all(key in recorder.ends for key in replies), "all streams have ended", 30)
+        eventually(lambda: all(key in recorder.ends for key in replies), "all streams have ended", 120)
         worst = 0.0
         for i, (key, reply) in enumerate(replies.items()):
             positions = recorder.positions(key)
