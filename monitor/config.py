@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from monitor import models
 from monitor.errors import ConfigError
 from probes import bank
+from probes.files import read_plain
 from rules import document
 
 PACKS = Path(document.__file__).parent / "packs"
@@ -216,13 +217,6 @@ def read_text(path: Path) -> str:
 def read_file(path: Path, limit: int) -> bytes:
     """A plain file of at most `limit` bytes, never one that could keep its reader waiting. Raises ConfigError."""
     try:
-        # A pipe that nobody writes would hang an ordinary open.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ConfigError(f"cannot read {path}: no plain file")
-            raw = file.read(limit + 1)
+        return read_plain(path, limit)
     except OSError as error:
-        raise ConfigError(f"cannot read {path} ({error.strerror})") from None
-    if len(raw) > limit:
-        raise ConfigError(f"cannot read {path}: it is larger; expected at most {limit} bytes")
-    return raw
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None

@@ -20,11 +20,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from probes.files import read_plain
 from probes.passport import Passport
 
 FORMAT = 2
 ARRAYS = "bank.safetensors"
 CARD = "card.json"
+MAX_ARRAYS, MAX_CARD = 1 << 30, 64 << 20  # bytes; the shipped bank has less than one MiB of each
 
 Floats = NDArray[np.float32]
 
@@ -235,7 +237,7 @@ class Bank:
     def load(cls, folder: Path) -> Bank:
         """Read and check a bank. Raises BankError with the file, what is wrong and what was expected."""
         try:
-            raw, text = (folder / ARRAYS).read_bytes(), (folder / CARD).read_bytes()
+            raw, text = read_plain(folder / ARRAYS, MAX_ARRAYS), read_plain(folder / CARD, MAX_CARD)
         except OSError as error:
             raise BankError(f"bank {folder}: cannot read {error.filename} ({error.strerror}); expected {ARRAYS} and {CARD}") from None
         try:

@@ -71,7 +71,7 @@ def _without_token(headers: Headers) -> Response | None:
     if not wanted:
         return _no(403, f"changes need a bearer token: set {TOKEN} for the sidecar and send it, or set sidecar.admin_open: true")
     scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted.encode()):
+    if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), os.fsencode(wanted)):
         return None
     return _no(401, f"expected the bearer token of {TOKEN}")
 

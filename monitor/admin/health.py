@@ -31,6 +31,7 @@ def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks) -> dict[str,
             for source in pipeline.sources
         ],
         "ledger": pipeline.ledger.failed or "ok",
+        "tasks": tasks.failed or "ok",
         "probes": pipeline.bank.names,
         "rules": len(pipeline.rules.rules),
         "rules_in_shadow": [source.hello.model for source in pipeline.sources if pipeline.shadowed(source)],

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from monitor.errors import BarographError
+from probes.files import open_plain
 from rules.replay import Recording
 
 TOPIC = re.compile(r"kafka://(?P<servers>[^/]+)/(?P<topic>[A-Za-z0-9._-]{1,249})")
@@ -99,7 +100,7 @@ def _from_parquet(path: Path, probes: tuple[str, ...]) -> list[Recording]:
 
 def _ledger(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             for line in file:
                 try:
                     record = msgspec.json.decode(line)

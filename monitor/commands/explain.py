@@ -11,6 +11,7 @@ from rich.text import Text
 
 from monitor.commands.charts import chart, spark
 from monitor.errors import BarographError
+from probes.files import open_plain
 
 COLOURS = {"info": "cyan", "warning": "yellow", "critical": "red"}
 WHY_SHADOW = {
@@ -32,7 +33,7 @@ def find(which: str, ledger: Path) -> dict[str, Any]:
     found: dict[str, Any] | None = None
     verdicts = []
     try:
-        with ledger.open("rb") as file:
+        with open_plain(ledger) as file:
             for line in file:
                 if b'"verdict"' not in line:
                     continue

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from monitor.audit.ledger import Ledger
-from monitor.errors import BarographError
+from monitor.config import read_text
+from monitor.errors import BarographError, ConfigError
 from monitor.pipeline import rulefiles
 from monitor.pipeline.pipeline import Pipeline
 from rules.document import DocumentError
@@ -17,13 +19,14 @@ from rules.engine import RuleEngine
 from rules.facts import ProbeFacts
 from rules.nearest import unknown
 from rules.ruleset import RuleSet
-from rules.schema import Action
+from rules.schema import Action, Rule
 
 log = logging.getLogger("barograph.rules")
 
 ENFORCED = frozenset({Action.OBSERVE, Action.ALERT, Action.HALT})  # what the gateway can do today
 LOOK_S = 1.0
 MAX_ALERTS = 1000  # that are kept, and that one call of the webhook may name
+MAX_NAMES = 64  # rules that one alert may name
 MAX_NAME = 128  # characters of an alert's name
 
 
@@ -56,10 +59,12 @@ class Rulebook:
     @property
     def frozen(self) -> str:
         """Why reloads are blocked; empty when they are not."""
-        try:
-            return self._freeze.read_text("utf-8") or "frozen"
-        except FileNotFoundError:
+        if not os.path.lexists(self._freeze):
             return ""
+        try:
+            return read_text(self._freeze) or "frozen"
+        except ConfigError as error:
+            return f"frozen; {error}"
 
     def serve(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -67,7 +72,6 @@ class Rulebook:
 
     def reload(self, by: str) -> str:
         """Read the file anew and swap. Returns the digest. Raises RuleError, and the rules before it stay."""
-        self._thawed(by)
         return self._swap(by, self._compiled())
 
     async def reload_beside(self, by: str) -> str:
@@ -91,6 +95,7 @@ class Rulebook:
             self._seen = reading.seen
 
     def _swap(self, by: str, engine: RuleEngine | str) -> str:
+        self._thawed(by)  # nothing was frozen before the rules were compiled; by now it may be
         if isinstance(engine, str):
             self._refuse(by, engine)
         self.failed = ""
@@ -105,8 +110,11 @@ class Rulebook:
         return engine.digest
 
     def freeze(self, reason: str) -> None:
-        """Block reloads until `thaw`."""
-        self._freeze.write_text(reason or "frozen", "utf-8")
+        """Block reloads until `thaw`. Raises RuleError when the disk refuses: then nothing is frozen."""
+        try:
+            _replace(self._freeze, reason or "frozen")
+        except OSError as error:
+            raise RuleError(f"cannot freeze: {self._freeze}: {error.strerror}; expected a folder that can be written") from None
         self._ledger.append("rules", event="frozen", reason=reason, digest=self.engine.digest)
         self._gauges()
 
@@ -121,7 +129,9 @@ class Rulebook:
 
         Raises RuleError for a rule that nobody knows or that must not be armed; the other alerts of the call are taken all the same.
         """
-        refused = []
+        refused: list[str] = []
+        strange: list[str] = []  # rules that nobody knows, or that must not be armed
+        known = {rule.rule: rule for rule in self.engine.rules}
         given = payload.get("alerts")
         if not isinstance(given, list) or not all(isinstance(each, dict) and isinstance(each.get("labels", {}), dict) for each in given):
             raise RuleError("expected what Alertmanager's webhook sends: alerts, a list of objects with labels")
@@ -134,9 +144,11 @@ class Rulebook:
             if alert.get("status") != "firing":
                 self._alerts.pop(name, None)
                 continue
-            objections = [each for each in (*map(self._objection, arm), *(self._unknown(rule) for rule in disarm)) if each]
-            if objections:
-                refused += objections
+            wrong = [each for each in arm if each not in known or _objection(known[each])] + [each for each in disarm if each not in known]
+            if len(arm) + len(disarm) > MAX_NAMES:
+                refused.append(f"alert '{name}' names {len(arm) + len(disarm)} rules; expected at most {MAX_NAMES}")
+            elif wrong:
+                strange += wrong
             elif (arm or disarm) and name not in self._alerts and len(self._alerts) >= MAX_ALERTS:
                 refused.append(f"alert '{name}': {MAX_ALERTS} alerts change rules already, the most that are kept")
             elif arm or disarm:
@@ -145,6 +157,8 @@ class Rulebook:
         self._apply()
         if self.engine.overrides != before:
             self._ledger.append("rules", event="modes", by="alertmanager", modes=self.engine.overrides, digest=self.engine.digest)
+        # Only what is said is looked for: to find the nearest name takes longer than all else here.
+        refused += [_objection(known[each]) if each in known else unknown("rule", each, known) for each in strange[:8]]
         if refused:
             raise RuleError("; ".join(refused[:8]))
         return self.engine.overrides
@@ -184,23 +198,10 @@ class Rulebook:
 
     def _apply(self) -> None:
         """Modes from the alerts that fire now. A rule that one arms and another puts in shadow is armed."""
-        known = {rule.rule for rule in self.engine.rules}
+        known = {rule.rule: rule for rule in self.engine.rules}
         shadow = {rule: "shadow" for _, disarm in self._alerts.values() for rule in disarm if rule in known}
-        armed = {rule: "armed" for arm, _ in self._alerts.values() for rule in arm if rule in known and not self._objection(rule)}
+        armed = {rule: "armed" for arm, _ in self._alerts.values() for rule in arm if rule in known and not _objection(known[rule])}
         self.engine.overrides = shadow | armed
-
-    def _objection(self, name: str) -> str:
-        """Why a rule must not be armed; empty when it may."""
-        rule = next((rule for rule in self.engine.rules if rule.rule == name), None)
-        if rule is None:
-            return self._unknown(name)
-        if rule.action not in ENFORCED:
-            return f"rule '{name}': {rule.action.name.lower()} is not enforced here yet"
-        return f"rule '{name}' has maturity: sandbox and cannot be armed" if rule.maturity == "sandbox" else ""
-
-    def _unknown(self, name: str) -> str:
-        known = [rule.rule for rule in self.engine.rules]
-        return "" if name in known else unknown("rule", name, known)
 
     def _refuse(self, by: str, why: str) -> NoReturn:
         self.failed = why
@@ -221,6 +222,21 @@ class Rulebook:
             metrics.reload_failed.set(bool(self.failed))
             metrics.frozen.set(bool(self.frozen))
             metrics.rules_info.info({"digest": self.engine.digest})
+
+
+def _objection(rule: Rule) -> str:
+    """Why a rule must not be armed; empty when it may."""
+    if rule.action not in ENFORCED:
+        return f"rule '{rule.rule}': {rule.action.name.lower()} is not enforced here yet"
+    return f"rule '{rule.rule}' has maturity: sandbox and cannot be armed" if rule.maturity == "sandbox" else ""
+
+
+def _replace(path: Path, text: str) -> None:
+    """Written beside it and moved, so that a file is there whole or not at all, whatever lay in its place."""
+    beside = path.with_name(path.name + ".new")
+    beside.unlink(missing_ok=True)
+    beside.write_text(text, "utf-8")
+    os.replace(beside, path)
 
 
 def _names(text: object) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from monitor.config import PACKS, read_text
@@ -35,9 +36,13 @@ class Reading:
         path = find(name, by)
         self.seen[str(path)] = state(path)
         # What lies elsewhere is not read at all: a message about it would show some of it.
-        if not (PACKS in path.parents or path.resolve().is_relative_to(self._folder)):
+        try:
+            place = path.resolve()
+        except (OSError, RuntimeError, ValueError):
+            raise ConfigError(f"{by}: cannot include '{name}': it leads nowhere; expected the path of a file, or a pack's name") from None
+        if not (place.parent == PACKS.resolve() or place.is_relative_to(self._folder)):
             raise ConfigError(f"{by}: cannot include '{name}': it lies outside {self._folder}, the folder of the rules")
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
             raise ConfigError(f"{by}: cannot include '{name}': expected a file at {path}, or one of the packs {', '.join(packs())}")
         return self._read(path), str(path)
 
@@ -49,7 +54,7 @@ def load(path: Path) -> RuleSet:
 
 def find(name: str, by: str | None = None) -> Path:
     """The file that `name` means: a shipped pack, or a path, which is relative to the file `by`."""
-    if not name.endswith(SUFFIXES) and (pack := PACKS / f"{name}.yaml").is_file():
+    if not name.endswith(SUFFIXES) and Path(name).name == name and os.path.isfile(pack := PACKS / f"{name}.yaml"):
         return pack
     path = Path(name)
     return Path(by).parent / path if by is not None and not path.is_absolute() else path

@@ -74,6 +74,11 @@ def test_a_change_needs_the_token_and_json(monkeypatch: pytest.MonkeyPatch) -> N
     assert web(is_open=True).post("/x", content=b"x").status_code == 415
 
 
+def test_a_token_may_be_of_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "s\u00e9cret")
+    assert web().post("/x", json={}, headers={"authorization": "Bearer s\u00e9cret".encode()}).text == "changed"
+
+
 def test_names_in_a_host_header() -> None:
     given = {"a:1": "a", "A": "a", "[::1]:8": "::1", "[::1]": "::1", "::1": ":", ":80": ":80"}
     assert {host: name_of(host) for host in given} == given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from starlette.testclient import TestClient
 from monitor.admin.guard import Guard
 from monitor.admin.rules import rule_routes
 from monitor.audit.ledger import Ledger
+from monitor.config import PACKS
+from monitor.pipeline import rulebook
 from monitor.pipeline.rulebook import Rulebook, RuleError
 from rules.document import DocumentError
 from tests.rules.naive import probe_facts
@@ -175,6 +178,64 @@ def test_nothing_of_a_file_elsewhere_is_shown(shelf: Shelf, tmp_path: Path) -> N
     shelf.book.reload("api")
 
 
+def test_no_way_round_leads_out_of_the_folder(shelf: Shelf, tmp_path: Path) -> None:
+    """A path through the packs' folder, and a pack's name with dots in it, are as far outside as any other."""
+    outside = tmp_path.parent / "secret.yaml"
+    outside.write_text("secretword: 1\n")
+    up = "../" * len(PACKS.parts)
+    for name in (f"{PACKS}/{up}{str(outside)[1:]}", f"{up}{str(outside)[1:].removesuffix('.yaml')}"):
+        shelf.file.write_text(f"include: ['{name}']\n{rules(('a', 3, 'alert', 'armed'))}")
+        with pytest.raises(RuleError, match="cannot include"):
+            shelf.book.reload("api")
+    assert "secretword" not in shelf.ledger.path.read_text() + shelf.book.failed
+
+
+@pytest.mark.parametrize("name", ["a\\0b.yaml", "loop.yaml", "x" * 300 + ".yaml"])
+def test_an_include_that_is_no_path_is_refused_like_any_other(shelf: Shelf, tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    shelf.file.write_text(f'include: ["{name}"]\n{rules(("a", 3, "alert", "armed"))}')
+    with pytest.raises(RuleError, match="cannot include"):
+        shelf.book.reload("api")
+    assert len(shelf.records("refused")) == 1
+
+
+def test_a_freeze_while_rules_are_compiled_keeps_them_out(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling, go_on = threading.Event(), threading.Event()
+    compiled = shelf.book._compiled
+
+    def slowly() -> Any:
+        compiling.set()
+        go_on.wait(10)
+        return compiled()
+
+    monkeypatch.setattr(shelf.book, "_compiled", slowly)
+    before = shelf.book.engine
+
+    async def run() -> None:
+        shelf.file.write_text(rules(("a", 5, "alert", "armed")))
+        reload = asyncio.create_task(shelf.book.reload_beside("api"))
+        await asyncio.to_thread(compiling.wait, 10)
+        shelf.book.freeze("incident")
+        go_on.set()
+        with pytest.raises(RuleError, match="frozen: incident"):
+            await reload
+
+    asyncio.run(run())
+    assert shelf.book.engine is before
+
+
+def test_what_lies_where_the_freeze_does_freezes(shelf: Shelf) -> None:
+    """A pipe there hangs nobody, and what can't be read is no permission."""
+    place = shelf.ledger.path.with_name(shelf.ledger.path.name + ".freeze")
+    os.mkfifo(place)
+    with pytest.raises(RuleError, match=r"frozen: .*no plain file"):
+        shelf.book.reload("api")
+    shelf.book.freeze("incident")
+    assert shelf.book.frozen == "incident"
+    shelf.book.thaw()
+    assert shelf.book.frozen == ""
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "large", "device"])
 def test_a_rule_file_that_is_no_plain_file_hangs_nothing(shelf: Shelf, tmp_path: Path, kind: str) -> None:
     odd = tmp_path / "odd.yaml"
@@ -208,6 +269,19 @@ def test_the_webhook_has_bounds(shelf: Shelf) -> None:
     shelf.book.alerts(alert("resolved", "a0"))
     shelf.book.alerts(alert("firing", "new", barograph_arm="b," * 5000 + "b"))
     shelf.book.alerts(alert("firing", "x" * 100_000))  # changes nothing, so nothing is kept
+
+
+def test_one_alert_names_few_rules_and_only_some_names_are_looked_for(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look for the nearest name takes longer than anything else that an alert can ask."""
+    looked = []
+    monkeypatch.setattr(rulebook, "unknown", lambda what, name, known: looked.append(name) or f"unknown {what} '{name}'")
+    with pytest.raises(RuleError, match="alert 'x' names 65 rules; expected at most 64"):
+        shelf.book.alerts(alert("firing", barograph_arm=",".join(f"r{i}" for i in range(65))))
+    many = [alert("firing", f"a{i}", barograph_arm=f"r{i}", barograph_disarm=f"s{i}")["alerts"][0] for i in range(900)]
+    with pytest.raises(RuleError, match="unknown rule 'r0'"):
+        shelf.book.alerts({"alerts": [*many, *alert("firing", "good", barograph_arm="b")["alerts"]]})
+    assert len(looked) <= 8
+    assert shelf.book.engine.overrides == {"b": "armed"}  # the others of the call are taken
 
 
 def client(shelf: Shelf, **guard: Any) -> TestClient:
