@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from monitor.admin import live as live_view
 from monitor.admin.guard import Guard
 from monitor.admin.health import health_of
-from monitor.admin.live import snapshots
+from monitor.admin.live import Views
 from monitor.admin.rules import rule_routes
 from monitor.admin.tasks import Tasks
 from monitor.config import SidecarConfig
@@ -40,8 +41,11 @@ def admin_app(
         return Response(encode(registry), headers={"content-type": content_type})
 
     async def watch(request: Request) -> Response:
-        return EventStream(snapshots(pipeline))
+        if views.full:
+            return JSONResponse({"error": f"too many look on already; expected at most {live_view.MAX_VIEWS}"}, 503)
+        return EventStream(views.snapshots())
 
+    views = Views(pipeline)
     hosts = (*config.admin_hosts, config.admin[0])
     return Starlette(
         routes=[

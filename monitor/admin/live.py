@@ -14,14 +14,30 @@ from monitor.http import openai
 from monitor.pipeline.pipeline import Pipeline
 
 WATCH_S = 0.2
+MAX_VIEWS = 16
 _KEY = secrets.token_bytes(16)  # of this process: nobody outside can tell a request from its shown name
 
 
-async def snapshots(pipeline: Pipeline) -> AsyncGenerator[bytes]:
-    """The running streams and their last scores, a few times a second. No text and no client data."""
-    while True:
-        yield openai.event(snapshot(pipeline))
-        await asyncio.sleep(WATCH_S)
+class Views:
+    """Who looks on now. Nobody needs a token for it, and each takes time from the event loop, so they are few."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._open = 0
+
+    @property
+    def full(self) -> bool:
+        return self._open >= MAX_VIEWS
+
+    async def snapshots(self) -> AsyncGenerator[bytes]:
+        """The running streams and their last scores, a few times a second. No text and no client data."""
+        self._open += 1
+        try:
+            while True:
+                yield openai.event(snapshot(self._pipeline))
+                await asyncio.sleep(WATCH_S)
+        finally:
+            self._open -= 1
 
 
 def snapshot(pipeline: Pipeline) -> dict[str, Any]:

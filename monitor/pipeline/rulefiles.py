@@ -39,7 +39,7 @@ class Reading:
         try:
             place = path.resolve()
         except (OSError, RuntimeError, ValueError):
-            raise ConfigError(f"{by}: cannot include '{name}': it leads nowhere; expected the path of a file, or a pack's name") from None
+            raise ConfigError(f"{by}: cannot include {name!r}: it leads nowhere; expected the path of a file, or a pack's name") from None
         if not (place.parent == PACKS.resolve() or place.is_relative_to(self._folder)):
             raise ConfigError(f"{by}: cannot include '{name}': it lies outside {self._folder}, the folder of the rules")
         if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 
 from monitor import wire
+from monitor.admin import live
 from monitor.admin.app import admin_app
 from monitor.admin.tasks import Tasks
 from monitor.config import SidecarConfig
@@ -70,6 +71,12 @@ def test_a_tap_that_has_not_proved_itself_is_none(ward: Ward) -> None:
     answer = ward.web.get("/health")
     assert answer.status_code == 503
     assert "no tap that has proved itself" in answer.json()["reasons"][0]
+
+
+def test_too_many_views_are_told_so(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MAX_VIEWS", 0)
+    answer = ward.web.get("/watch")
+    assert (answer.status_code, "expected at most 0" in answer.json()["error"]) == (503, True)
 
 
 def test_every_route_is_guarded(ward: Ward) -> None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from monitor.admin.live import snapshot
+import pytest
+
+from monitor.admin.live import MAX_VIEWS, Views, snapshot
 from probes.bank import Bank
 from tests.monitor.pipeline.rig import Rig
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 def test_streams_have_names_that_are_of_no_use(bank: Bank, tmp_path: Path) -> None:
@@ -19,3 +26,20 @@ def test_streams_have_names_that_are_of_no_use(bank: Bank, tmp_path: Path) -> No
     assert first.removesuffix("#0") == second.removesuffix("#1") != other.removesuffix("#0")
     assert first == snapshot(rig.pipeline)["streams"][0]["stream"]
     assert snapshot(rig.pipeline)["streams"][0]["verdicts"][0]["rule"] == "high"
+
+
+@pytest.mark.anyio
+async def test_views_are_bounded_and_give_their_places_back(bank: Bank, tmp_path: Path) -> None:
+    views = Views(Rig(bank, tmp_path / "ledger.jsonl").pipeline)
+    running = [views.snapshots() for _ in range(MAX_VIEWS)]
+    for each in running:
+        assert not views.full
+        await anext(each)
+    assert views.full
+    await running[0].aclose()
+    assert not views.full
+    unseen = views.snapshots()
+    await unseen.aclose()  # its client went before the first picture
+    assert not views.full
+    for each in running[1:]:
+        await each.aclose()

@@ -78,6 +78,9 @@ def test_the_schema_and_the_export_are_documents(tmp_path: Path) -> None:
 
 
 def test_replay_and_explain_say_what_is_missing(tmp_path: Path) -> None:
-    assert "no recorded scores" in rules("replay", os.devnull, code=2).stderr
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert "no recorded scores" in rules("replay", str(empty), code=2).stderr
+    assert "no plain file" in rules("replay", os.devnull, code=2).stderr
     assert "expected a ledger" in rules("explain", "last", "--ledger", str(tmp_path / "none"), code=2).stderr
-    assert "'x' is no verdict" in rules("explain", "x", "--ledger", os.devnull, code=2).stderr
+    assert "'x' is no verdict" in rules("explain", "x", "--ledger", str(empty), code=2).stderr
