@@ -24,6 +24,7 @@ log = logging.getLogger("barograph.rules")
 ENFORCED = frozenset({Action.OBSERVE, Action.ALERT, Action.HALT})  # what the gateway can do today
 LOOK_S = 1.0
 MAX_ALERTS = 1000  # that are kept, and that one call of the webhook may name
+MAX_REFUSED, MAX_NAMED = 8, 64  # alerts that are refused before a call is given up; rules that one alert may name
 MAX_NAME = 128  # characters of an alert's name
 
 
@@ -121,7 +122,7 @@ class Rulebook:
 
         Raises RuleError for a rule that nobody knows or that must not be armed; the other alerts of the call are taken all the same.
         """
-        refused = []
+        refused: list[str] = []
         given = payload.get("alerts")
         if not isinstance(given, list) or not all(isinstance(each, dict) and isinstance(each.get("labels", {}), dict) for each in given):
             raise RuleError("expected what Alertmanager's webhook sends: alerts, a list of objects with labels")
@@ -133,6 +134,12 @@ class Rulebook:
             arm, disarm = (_names(labels.get(f"barograph_{what}", "")) for what in ("arm", "disarm"))
             if alert.get("status") != "firing":
                 self._alerts.pop(name, None)
+                continue
+            if len(refused) >= MAX_REFUSED:
+                refused.append("the alerts after these were not looked at")
+                break
+            if len(arm) + len(disarm) > MAX_NAMED:
+                refused.append(f"alert '{name}' names {len(arm) + len(disarm)} rules; expected at most {MAX_NAMED}")
                 continue
             objections = [each for each in (*map(self._objection, arm), *(self._unknown(rule) for rule in disarm)) if each]
             if objections:
@@ -146,7 +153,7 @@ class Rulebook:
         if self.engine.overrides != before:
             self._ledger.append("rules", event="modes", by="alertmanager", modes=self.engine.overrides, digest=self.engine.digest)
         if refused:
-            raise RuleError("; ".join(refused[:8]))
+            raise RuleError("; ".join(refused[: MAX_REFUSED + 1]))
         return self.engine.overrides
 
     def describe(self) -> dict[str, Any]:

@@ -34,8 +34,9 @@ class Reading:
     def _included(self, name: str, by: str) -> tuple[str, str]:
         path = find(name, by)
         self.seen[str(path)] = state(path)
-        # What lies elsewhere is not read at all: a message about it would show some of it.
-        if not (PACKS in path.parents or path.resolve().is_relative_to(self._folder)):
+        # What lies elsewhere is not read at all: a message about it would show some of it. `..` and links are followed first.
+        real = path.resolve()
+        if not (real.parent == PACKS.resolve() or real.is_relative_to(self._folder)):
             raise ConfigError(f"{by}: cannot include '{name}': it lies outside {self._folder}, the folder of the rules")
         if not path.is_file():
             raise ConfigError(f"{by}: cannot include '{name}': expected a file at {path}, or one of the packs {', '.join(packs())}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 
@@ -22,7 +24,14 @@ class Judge:
 
     def worst(self, recorder: Recorder, replies: dict[Key, Reply], sample: int = 1) -> float:
         """Assert that every token has one score, in order; return how far those of each `sample`th reply are off the reference."""
-        eventually(lambda: all(key in recorder.ends for key in replies), "all streams have ended", 120)
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: all(key in recorder.ends for key in replies), "all streams have ended", 60)
+        missing = {
+            key: (reply.whole, len(reply.tokens), len(recorder.positions(key)))
+            for key, reply in replies.items()
+            if key not in recorder.ends
+        }
+        assert not missing, (dict(list(missing.items())[:8]), len(missing), recorder.failed, recorder.dropped, recorder.unknown)
         worst = 0.0
         for i, (key, reply) in enumerate(replies.items()):
             positions = recorder.positions(key)

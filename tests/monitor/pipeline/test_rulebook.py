@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from monitor.admin.guard import Guard
 from monitor.admin.rules import rule_routes
 from monitor.audit.ledger import Ledger
+from monitor.config import PACKS
 from monitor.pipeline.rulebook import Rulebook, RuleError
 from rules.document import DocumentError
 from tests.rules.naive import probe_facts
@@ -163,7 +164,9 @@ def test_nothing_of_a_file_elsewhere_is_shown(shelf: Shelf, tmp_path: Path) -> N
     outside = tmp_path.parent / "secret.yaml"
     outside.write_text("root:secretword:0\n")
     (tmp_path / "link.yaml").symlink_to(outside)
-    for name in (str(outside), "../secret.yaml", "link.yaml", "/etc/shadow"):
+    up = "../" * len(PACKS.resolve().parents)
+    around = (f"{PACKS}/{up}{str(outside)[1:]}", f"{up}{str(outside.with_suffix(''))[1:]}")  # a path through the packs, a "pack" elsewhere
+    for name in (str(outside), "../secret.yaml", "link.yaml", "/etc/shadow", *around):
         shelf.file.write_text(f"include: [{name}]\n{rules(('a', 3, 'alert', 'armed'))}")
         with pytest.raises(RuleError, match="it lies outside"):
             shelf.book.reload("api")
@@ -205,6 +208,10 @@ def test_the_webhook_has_bounds(shelf: Shelf) -> None:
                 shelf.book.alerts(given)
     with pytest.raises(RuleError, match="expected at most 1000"):
         shelf.book.alerts({"alerts": alert("firing")["alerts"] * 1001})
+    with pytest.raises(RuleError, match="names 300 rules; expected at most 64"):
+        shelf.book.alerts(alert("firing", "many", barograph_arm=",".join(f"x{i}" for i in range(300))))
+    with pytest.raises(RuleError, match="were not looked at"):
+        shelf.book.alerts({"alerts": [each for i in range(20) for each in alert("firing", f"z{i}", barograph_arm="zzz")["alerts"]]})
     shelf.book.alerts(alert("resolved", "a0"))
     shelf.book.alerts(alert("firing", "new", barograph_arm="b," * 5000 + "b"))
     shelf.book.alerts(alert("firing", "x" * 100_000))  # changes nothing, so nothing is kept
