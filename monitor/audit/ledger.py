@@ -8,6 +8,7 @@ form is the ledger's next step; this file is what it will be fed with.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import stat
@@ -98,7 +99,11 @@ class Ledger:
 
     def _write(self, kind: str, fields: dict[str, Any]) -> bool:
         record = {"seq": self._seq, "time": time.time(), "schema": SCHEMA, "kind": kind, **fields}
-        line = (b"\n" if self._torn else b"") + self._encoder.encode(record) + b"\n"
+        try:
+            said = self._encoder.encode(record)
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON may hold and UTF-8 may not
+            said = json.dumps(record, default=str).encode()
+        line = (b"\n" if self._torn else b"") + said + b"\n"
         try:
             written = os.write(self._file, line)
             self._size += written

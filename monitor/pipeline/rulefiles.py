@@ -35,12 +35,12 @@ class Reading:
     def _included(self, name: str, by: str) -> tuple[str, str]:
         path = find(name, by)
         self.seen[str(path)] = state(path)
-        # What lies elsewhere is not read at all: a message about it would show some of it.
+        # What lies elsewhere is not read at all: a message about it would show some of it. `..` and links are followed first.
         try:
-            place = path.resolve()
+            real = path.resolve()
         except (OSError, RuntimeError, ValueError):
             raise ConfigError(f"{by}: cannot include {name!r}: it leads nowhere; expected the path of a file, or a pack's name") from None
-        if not (place.parent == PACKS.resolve() or place.is_relative_to(self._folder)):
+        if not (real.parent == PACKS.resolve() or real.is_relative_to(self._folder)):
             raise ConfigError(f"{by}: cannot include '{name}': it lies outside {self._folder}, the folder of the rules")
         if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
             raise ConfigError(f"{by}: cannot include '{name}': expected a file at {path}, or one of the packs {', '.join(packs())}")

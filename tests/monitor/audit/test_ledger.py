@@ -155,3 +155,10 @@ def test_two_do_not_write_one_ledger(tmp_path: Path) -> None:
         Ledger(tmp_path / "ledger.jsonl")
     ledger.close()
     Ledger(tmp_path / "ledger.jsonl").close()
+
+
+def test_half_a_surrogate_pair_is_written(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("stream", model="\ud800")
+    (record,) = (json.loads(line) for line in ledger.path.read_text().splitlines())
+    assert (record["model"], ledger.failed) == ("\ud800", "")

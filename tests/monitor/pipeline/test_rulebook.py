@@ -166,7 +166,9 @@ def test_nothing_of_a_file_elsewhere_is_shown(shelf: Shelf, tmp_path: Path) -> N
     outside = tmp_path.parent / "secret.yaml"
     outside.write_text("root:secretword:0\n")
     (tmp_path / "link.yaml").symlink_to(outside)
-    for name in (str(outside), "../secret.yaml", "link.yaml", "/etc/shadow"):
+    up = "../" * len(PACKS.resolve().parents)
+    around = (f"{PACKS}/{up}{str(outside)[1:]}", f"{up}{str(outside.with_suffix(''))[1:]}")  # a path through the packs, a "pack" elsewhere
+    for name in (str(outside), "../secret.yaml", "link.yaml", "/etc/shadow", *around):
         shelf.file.write_text(f"include: [{name}]\n{rules(('a', 3, 'alert', 'armed'))}")
         with pytest.raises(RuleError, match="it lies outside"):
             shelf.book.reload("api")
@@ -176,18 +178,6 @@ def test_nothing_of_a_file_elsewhere_is_shown(shelf: Shelf, tmp_path: Path) -> N
     (tmp_path / "more.yaml").symlink_to("..data/more.yaml")
     shelf.file.write_text(f"include: [more.yaml]\n{rules(('a', 3, 'alert', 'armed'))}")
     shelf.book.reload("api")
-
-
-def test_no_way_round_leads_out_of_the_folder(shelf: Shelf, tmp_path: Path) -> None:
-    """A path through the packs' folder, and a pack's name with dots in it, are as far outside as any other."""
-    outside = tmp_path.parent / "secret.yaml"
-    outside.write_text("secretword: 1\n")
-    up = "../" * len(PACKS.parts)
-    for name in (f"{PACKS}/{up}{str(outside)[1:]}", f"{up}{str(outside)[1:].removesuffix('.yaml')}"):
-        shelf.file.write_text(f"include: ['{name}']\n{rules(('a', 3, 'alert', 'armed'))}")
-        with pytest.raises(RuleError, match="cannot include"):
-            shelf.book.reload("api")
-    assert "secretword" not in shelf.ledger.path.read_text() + shelf.book.failed
 
 
 @pytest.mark.parametrize("name", ["a\\0b.yaml", "loop.yaml", "x" * 300 + ".yaml"])
@@ -266,22 +256,22 @@ def test_the_webhook_has_bounds(shelf: Shelf) -> None:
                 shelf.book.alerts(given)
     with pytest.raises(RuleError, match="expected at most 1000"):
         shelf.book.alerts({"alerts": alert("firing")["alerts"] * 1001})
+    with pytest.raises(RuleError, match="names 300 rules; expected at most 64"):
+        shelf.book.alerts(alert("firing", "many", barograph_arm=",".join(f"x{i}" for i in range(300))))
+    with pytest.raises(RuleError, match="were not looked at"):
+        shelf.book.alerts({"alerts": [each for i in range(20) for each in alert("firing", f"z{i}", barograph_arm="zzz")["alerts"]]})
     shelf.book.alerts(alert("resolved", "a0"))
     shelf.book.alerts(alert("firing", "new", barograph_arm="b," * 5000 + "b"))
     shelf.book.alerts(alert("firing", "x" * 100_000))  # changes nothing, so nothing is kept
 
 
-def test_one_alert_names_few_rules_and_only_some_names_are_looked_for(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To look for the nearest name takes longer than anything else that an alert can ask."""
+def test_the_nearest_name_is_looked_for_only_where_it_is_said(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look for it takes longer than anything else that an alert can ask: with 950 rules, 28 ms a name."""
     looked = []
     monkeypatch.setattr(rulebook, "unknown", lambda what, name, known: looked.append(name) or f"unknown {what} '{name}'")
-    with pytest.raises(RuleError, match="alert 'x' names 65 rules; expected at most 64"):
-        shelf.book.alerts(alert("firing", barograph_arm=",".join(f"r{i}" for i in range(65))))
-    many = [alert("firing", f"a{i}", barograph_arm=f"r{i}", barograph_disarm=f"s{i}")["alerts"][0] for i in range(900)]
     with pytest.raises(RuleError, match="unknown rule 'r0'"):
-        shelf.book.alerts({"alerts": [*many, *alert("firing", "good", barograph_arm="b")["alerts"]]})
-    assert len(looked) <= 8
-    assert shelf.book.engine.overrides == {"b": "armed"}  # the others of the call are taken
+        shelf.book.alerts(alert("firing", barograph_arm=",".join(f"r{i}" for i in range(64))))
+    assert len(looked) == rulebook.MAX_REFUSED
 
 
 def client(shelf: Shelf, **guard: Any) -> TestClient:
