@@ -26,7 +26,7 @@ log = logging.getLogger("barograph.rules")
 ENFORCED = frozenset({Action.OBSERVE, Action.ALERT, Action.HALT})  # what the gateway can do today
 LOOK_S = 1.0
 MAX_ALERTS = 1000  # that are kept, and that one call of the webhook may name
-MAX_REFUSED, MAX_NAMED = 8, 64  # alerts that are refused before a call is given up; rules that one alert may name
+MAX_REFUSED, MAX_NAMED = 8, 64  # refusals that one answer names; rules that one alert may name
 MAX_NAME = 128  # characters of an alert's name
 
 
@@ -131,7 +131,6 @@ class Rulebook:
         """
         refused: list[str] = []
         strange: list[str] = []  # rules that nobody knows, or that must not be armed
-        given_up = False
         known = {rule.rule: rule for rule in self.engine.rules}
         given = payload.get("alerts")
         if not isinstance(given, list) or not all(isinstance(each, dict) and isinstance(each.get("labels", {}), dict) for each in given):
@@ -145,9 +144,6 @@ class Rulebook:
             if alert.get("status") != "firing":
                 self._alerts.pop(name, None)
                 continue
-            if len(refused) + len(strange) >= MAX_REFUSED:
-                given_up = True
-                break
             if len(arm) + len(disarm) > MAX_NAMED:
                 refused.append(f"alert '{name}' names {len(arm) + len(disarm)} rules; expected at most {MAX_NAMED}")
                 continue
@@ -165,8 +161,7 @@ class Rulebook:
         # Only what is said is looked for: to find the nearest name takes longer than all else here.
         refused += [_objection(known[each]) if each in known else unknown("rule", each, known) for each in strange[:MAX_REFUSED]]
         if refused:
-            rest = ["the alerts after these were not looked at"] if given_up else []
-            raise RuleError("; ".join(refused[:MAX_REFUSED] + rest))
+            raise RuleError("; ".join(refused[:MAX_REFUSED]))
         return self.engine.overrides
 
     def describe(self) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from tests.stack import Stack
 
 def test_nothing_unjudged_leaves_and_every_request_ends(tmp_path: Path) -> None:
     with Stack(tmp_path, bad_tap.SETTINGS, bad_tap.RULES, engine=False) as stack:
-        found = asyncio.run(bad_tap.run(stack, 1500, Faults(seed=7)))
+        found = asyncio.run(bad_tap.run(stack, 1500, Faults(drop=0.005, delay=0.02, seed=7)))
         log = stack.log("sidecar")
     assert found["generations"] >= 1500
     assert (found["unjudged"], found["after_halt"], found["did_not_end"]) == (0, 0, 0)
     assert found["tokens_after_verdict"]["p100"] == 0
     # The faults were there, and what they did not meet went well.
     assert min(found["tap"].values()) > 0
-    assert min(found["whole"], found["halted"], found["closed_missing_score"]) > 50
+    assert min(found.get(end, 0) for end in ("whole", "halted", "closed_missing_score")) > 20
     assert found.keys() <= {
         "unjudged", "after_halt", "did_not_end", "generations", "tokens", "whole", "halted", "closed_missing_score", "status_503", "client_left",
         "seconds", "tap", "tokens_after_verdict",
