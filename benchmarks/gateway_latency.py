@@ -67,9 +67,11 @@ async def chat(session: aiohttp.ClientSession, base: str, tokens: int, tee: Tee)
     return [1e3 * (out - seen) for out, seen in zip(times, tee.seen.pop(name), strict=False)]
 
 
-async def measure(stack: Stack, tee: Tee, tee_port: int, rounds: int, tokens: int) -> dict[str, object]:
+async def measure(stack: Stack, tee_port: int, rounds: int, tokens: int) -> dict[str, object]:
     found: dict[str, object] = {}
+    tee = Tee(stack.ports["engine"])
     server = await asyncio.start_server(tee.connect, "127.0.0.1", tee_port)
+    await asyncio.to_thread(stack.__enter__)  # the sidecar is healthy only when it reaches the engine, through the tee
     async with aiohttp.ClientSession() as session:
         for streams in (1, 8):
             added: list[float] = []
@@ -95,8 +97,8 @@ def main() -> None:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder), {"gateway": {"upstream": f"http://127.0.0.1:{port}"}})
-        with stack:
-            found = asyncio.run(measure(stack, Tee(stack.ports["engine"]), port, options.rounds, options.tokens))
+        with contextlib.closing(stack):
+            found = asyncio.run(measure(stack, port, options.rounds, options.tokens))
             held, count = stack.metric("barograph_gateway_hold_seconds_sum"), stack.metric("barograph_gateway_hold_seconds_count")
             found["hold_ms_mean"] = round(1e3 * held / count, 4)
             found["frames_lost"] = stack.metric("barograph_frames_lost_total")
