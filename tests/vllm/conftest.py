@@ -52,8 +52,8 @@ def configured(folder: Path, socket: Path, environment: dict[str, str], *argumen
     return VllmProcess(path, port, folder / "vllm.log", ["smollm2", *ROOM, *arguments], environment, start_s=START_S)
 
 
-def fifty(server: VllmProcess) -> dict[Key, Reply]:
-    return asyncio.run(server.chats(prompts(50, 30, seed=1), 64, lambda i: f"p{i}"))
+def fifty(server: VllmProcess, suffix: str = "") -> dict[Key, Reply]:
+    return asyncio.run(server.chats(prompts(50, 30, seed=1), 64, lambda i: f"p{i}{suffix}"))
 
 
 @pytest.fixture(scope="session")

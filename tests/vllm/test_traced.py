@@ -58,8 +58,9 @@ def traced(
 
 
 def test_scores_are_those_of_a_reference(traced: VllmProcess, recorder: Recorder) -> None:
-    replies = fifty(traced)
-    assert Judge().worst(recorder, replies, sample=2) < 1e-3
+    judge = Judge()
+    replies = judge.heard(recorder, lambda suffix: fifty(traced, suffix))
+    assert judge.worst(recorder, replies, sample=2) < 1e-3
     assert "traced; eager" in recorder.hellos[0].engine
 
 
