@@ -97,14 +97,30 @@ class Lag(_Frozen):
     lag: int = Field(ge=1, le=4096)
 
 
+UPSTREAM = r"^(https?://[^\s/?#@]+|unix:/\S+)$"
+
+
+class TargetConfig(_Frozen):
+    """Where rules may re-route replies to: an engine, or the gateway of another sidecar, which judges by its own bank."""
+
+    upstream: str = Field(pattern=UPSTREAM, description="http://HOST:PORT or unix:/PATH")
+    model: str | None = Field(None, min_length=1, max_length=200, description="the name of the model there; by default the client's")
+    key_env: str | None = Field(
+        None, pattern=r"^[A-Z_][A-Z0-9_]{0,63}$", description="the environment variable with its key; a client's key never goes there"
+    )
+
+
 class GatewayConfig(_Frozen):
     """What clients talk to."""
 
     listen: Address = ("127.0.0.1", 8400)
     upstream: str = Field(
         default_factory=lambda: f"unix:{runtime_dir() / 'engine.sock'}",
-        pattern=r"^(https?://[^\s/?#@]+|unix:/\S+)$",
+        pattern=UPSTREAM,
         description="the engine: http://HOST:PORT or unix:/PATH; its key, if it wants one, is read from BAROGRAPH_UPSTREAM_KEY",
+    )
+    targets: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")], TargetConfig] = Field(
+        {}, max_length=32, description="where rules may re-route replies to, by the name that rules use"
     )
     hold: Annotated[Literal["strict", "off"] | Lag, BeforeValidator(lambda value: "off" if value is False else value)] = Field(
         "strict", description="strict: no token leaves unjudged; {lag: n}: at most n do; off: nothing waits, halts come when they come"
@@ -136,6 +152,17 @@ class GatewayConfig(_Frozen):
     expose_scores: bool = Field(True, description="send scores to clients that ask with the header X-Barograph-Scores: 1")
 
 
+class CommandsConfig(_Frozen):
+    """Commands over Kafka. Each message is signed by its issuer; whoever is not named here commands nothing."""
+
+    topic: str = Field("barograph.commands", pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    outcomes_topic: str = Field("barograph.outcomes", pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    issuers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]] = Field(
+        min_length=1, max_length=100, description="policy engines by name, each with its Ed25519 public key: 32 bytes in base64"
+    )
+    max_age_s: float = Field(60.0, gt=0, le=3600, description="a command that was issued longer ago is refused")
+
+
 class KafkaConfig(_Frozen):
     """Verdicts to Kafka. The password is read from BAROGRAPH_KAFKA_PASSWORD."""
 
@@ -144,6 +171,7 @@ class KafkaConfig(_Frozen):
     scores_topic: str | None = Field(
         None, pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where recorded scores go, with sidecar.record_scores"
     )
+    commands: CommandsConfig | None = Field(None, description="take commands from policy engines; without it none are read")
     username: str | None = None
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
 
@@ -156,6 +184,7 @@ class SidecarConfig(_Frozen):
         (), description="further names under which the admin address is reached, as of a Kubernetes service"
     )
     admin_open: bool = Field(False, description="changes on the admin address need no token: for a machine with one user and no browser")
+    access: Path | None = Field(None, description="a YAML file of bearer tokens: name, role and sha256 of each; read anew when it changes")
     ledger: Path = Path("barograph-ledger.jsonl")
     kafka: KafkaConfig | None = None
     on_stale_thresholds: Literal["shadow", "armed"] = Field(

@@ -19,6 +19,7 @@ from monitor.gateway.gateway import Gateway
 from monitor.gateway.trial import Trial
 from monitor.http.serving import Servers
 from monitor.pipeline import rulefiles
+from monitor.pipeline.orders import Orders
 from monitor.pipeline.pipeline import Parts, Pipeline
 from monitor.pipeline.proof import Proof
 from monitor.pipeline.receiver import Receiver
@@ -39,14 +40,15 @@ async def run(config: Config) -> None:
     drift = Drift(bank, config.sidecar.drift_tokens)
     metrics = Metrics(registry, bank.names, drift)
     ledger = Ledger(config.sidecar.ledger)
-    rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger)
+    orders = Orders(config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".orders"))
+    rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger, rulefiles.abilities(config.gateway), orders)
     kafka = KafkaPublisher(config.sidecar.kafka, ledger.path, metrics) if config.sidecar.kafka else None
     pipeline = Pipeline(Parts(
         bank, rulebook.engine, ledger, metrics, drift, config.sidecar, frozenset(config.gateway.tenants), proof, kafka.notify if kafka else lambda: None,
     ))  # fmt: skip
     rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
-    gateway = Gateway(config.gateway, pipeline)
+    gateway = Gateway(config.gateway, pipeline, orders)
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
     tasks = Tasks(metrics)
     admin = admin_app(pipeline, registry, rulebook, receiver, tasks, config.sidecar)
@@ -74,6 +76,8 @@ async def run(config: Config) -> None:
         tasks.keep("canaries", lambda: canary.watch(config, bank, metrics))
     try:
         async with gateway.started():
+            tasks.keep("throttles", gateway.throttles.watch)
+            tasks.keep("targets", gateway.engine.targets.watch)
             tasks.keep("engine", Trial(gateway.engine, pipeline).watch)
             await servers.run()
     finally:

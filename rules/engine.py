@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from rules.abilities import Abilities
 from rules.facts import ProbeFacts
-from rules.ruleset import Compiled, RuleSet
+from rules.ruleset import ANYTHING, Compiled, RuleSet
 from rules.schema import Action, Rule
 from rules.selector import Request
 from rules.signal import Signal
@@ -28,12 +29,12 @@ class RuleEngine:
     `keep` is over, and does not fire again before `cool_down` is. Times are the caller's: `judge` is told what time it is.
     """
 
-    def __init__(self, ruleset: RuleSet, probes: Iterable[ProbeFacts], enforced: frozenset[Action] = frozenset(Action)) -> None:
+    def __init__(self, ruleset: RuleSet, probes: Iterable[ProbeFacts], abilities: Abilities = ANYTHING) -> None:
         """Raises DocumentError for a rule that cannot be compiled or must not be armed."""
         facts = {each.name: each for each in probes}
         self.ruleset = ruleset
         self.probes = tuple(facts)
-        self.compiled: tuple[Compiled, ...] = ruleset.compiled(facts, enforced)
+        self.compiled: tuple[Compiled, ...] = ruleset.compiled(facts, abilities)
         self.rules: tuple[Rule, ...] = tuple(each.rule for each in self.compiled)
         self.digest = ruleset.digest
         self.overrides: dict[str, str] = {}  # modes of rules that were armed or put in shadow while running

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rules.abilities import Abilities
 from rules.document import Document, DocumentError, read
 from rules.expression import Expression
 from rules.facts import ProbeFacts
@@ -20,6 +21,7 @@ from rules.schema import Action, Fleet, List, Macro, Rule, RuleFile
 from rules.selector import Selector, SelectorError
 
 MAX_FILES = 32
+ANYTHING = Abilities()
 
 Read = Callable[[str, str], tuple[str, str]]  # (name in `include`, file that includes it) → (text, name for messages)
 
@@ -75,8 +77,8 @@ class RuleSet:
         loader.load(text, name, ())
         return loader.ruleset(name)
 
-    def compiled(self, probes: Mapping[str, ProbeFacts], enforced: frozenset[Action] = frozenset(Action)) -> tuple[Compiled, ...]:
-        """The rules that are not disabled. `enforced` are the actions that whoever runs them can take.
+    def compiled(self, probes: Mapping[str, ProbeFacts], abilities: Abilities = ANYTHING) -> tuple[Compiled, ...]:
+        """The rules that are not disabled. `abilities` is what whoever runs them can do.
 
         Raises DocumentError for the first that cannot be compiled, or must not be armed.
         """
@@ -94,7 +96,7 @@ class RuleSet:
                 match = Selector(rule.match, lists) if rule.match else None
             except SelectorError as error:
                 raise DocumentError(f"{self._at(rule, 'match')}: rule '{rule.rule}', match: {error}") from None
-            self._check(rule, when, until, probes, enforced)
+            self._check(rule, when, until, probes, abilities)
             used = json.dumps([rule.model_dump(mode="json", by_alias=True), macros, {name: list(items) for name, items in lists.items()}])
             found.append(Compiled(rule, when, until, match, _digest(used)))
         return tuple(found)
@@ -120,14 +122,10 @@ class RuleSet:
         raise DocumentError(f"{self.name}: macro '{name}': {failed}")
 
     def _check(
-        self, rule: Rule, when: Expression, until: Expression | None, probes: Mapping[str, ProbeFacts], enforced: frozenset[Action]
+        self, rule: Rule, when: Expression, until: Expression | None, probes: Mapping[str, ProbeFacts], abilities: Abilities
     ) -> None:
-        if rule.mode == "armed" and rule.action not in enforced:
-            able = ", ".join(action.name.lower() for action in sorted(enforced))
-            raise DocumentError(
-                f"{self._at(rule, 'mode')}: rule '{rule.rule}': {rule.action.name.lower()} is not enforced here yet (enforced are: {able}); "
-                f"expected mode: shadow"
-            )
+        if rule.mode == "armed" and (objection := abilities.objection(rule)):
+            raise DocumentError(f"{self._at(rule, 'do')}: {objection}, or mode: shadow")
         for missing in set(rule.accept_unproven) - set(probes):
             raise DocumentError(f"{self._at(rule, 'accept_unproven')}: rule '{rule.rule}': {unknown('probe', missing, probes)}")
         if rule.action < Action.REROUTE:

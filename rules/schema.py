@@ -83,22 +83,50 @@ _ShareText = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*%$")] | Annotated[flo
 Share = Annotated[float, BeforeValidator(_percent, json_schema_input_type=_ShareText)]
 
 
-class Throttle(_Frozen):
-    """Slow the reply down to so many tokens a second."""
-
-    tokens_per_second: float = Field(5.0, gt=0, le=10_000)
-
-
-class Reroute(_Frozen):
-    """Go on with another model."""
-
-    to: Annotated[str, Field(min_length=1, max_length=200)]
-
-
 class Halt(_Frozen):
     """Stop the generation. The client gets what was released, then this message."""
 
     message: Text = "This reply was stopped by a safety rule."
+
+
+class TenantLimit(_Frozen):
+    """What a tenant may still ask for, until none of its replies has fired the rule for `recover`."""
+
+    requests_per_minute: float | None = Field(None, gt=0, le=1_000_000)
+    concurrency: int | None = Field(None, ge=1, le=100_000, description="requests at the same time")
+    recover: Duration = Field(Span(seconds=60), description="how long the tenant has to be calm")
+
+    @model_validator(mode="after")
+    def _limits(self) -> TenantLimit:
+        if self.requests_per_minute is None and self.concurrency is None:
+            raise ValueError("limits nothing; expected requests_per_minute, concurrency or both")
+        if not self.recover.seconds:
+            raise ValueError("a tenant recovers over time, such as 1m, not over tokens")
+        return self
+
+
+class Throttle(_Frozen):
+    """Slow the reply down to so many tokens a second while the rule fires, and its tenant with it."""
+
+    tokens_per_second: float | None = Field(None, ge=0.1, le=10_000, description="5 when nothing is said")
+    tenant: TenantLimit | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_default(cls, value: Any) -> Any:
+        nothing = isinstance(value, dict) and all(value.get(name) is None for name in cls.model_fields)
+        return {**value, "tokens_per_second": 5.0} if nothing else value
+
+
+class Reroute(_Frozen):
+    """Go on with another model: one of the gateway's targets, never an address."""
+
+    to: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    how: Literal["continue", "restart"] = Field(
+        "continue", description="continue: from what the client has, anew when it has nothing; restart: anew in any case"
+    )
+    unjudged: Literal["allow", "refuse"] = Field("refuse", description="whether a target without a tap may answer")
+    otherwise: Halt = Field(Halt(), alias="else", description="what ends the reply when the target cannot take it")
 
 
 class Do(_Frozen):
@@ -133,7 +161,7 @@ class Limit(_Frozen):
 
     count: int = Field(ge=1, le=1_000_000)
     per: Duration
-    then: Literal["observe", "alert", "throttle", "reroute"]
+    then: Literal["observe", "alert", "throttle"]
 
     @field_validator("per")
     @classmethod

@@ -19,7 +19,6 @@ from monitor.config import Config
 from monitor.errors import BarographError
 from monitor.pipeline import rulefiles
 from monitor.pipeline.receiver import answers
-from monitor.pipeline.rulebook import ENFORCED
 from probes.bank import BankError
 from rules.document import DocumentError
 from rules.engine import RuleEngine
@@ -102,7 +101,7 @@ def _bank_and_rules(config: Config) -> Iterator[Finding]:
         return
     yield Finding("bank", True, f"{len(bank.names)} probes for {bank.card.model.name}: {', '.join(bank.names)}")
     try:
-        rules = RuleEngine(rulefiles.load(config.rules), rulefiles.facts(bank), ENFORCED)
+        rules = RuleEngine(rulefiles.load(config.rules), rulefiles.facts(bank), rulefiles.abilities(config.gateway))
         yield Finding("rules", True, f"{len(rules.rules)} in {config.rules}")
     except (BarographError, DocumentError) as error:
         yield Finding("rules", False, str(error))

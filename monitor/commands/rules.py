@@ -44,12 +44,13 @@ def check(rules: RulesOption = None, config: ConfigOption = None, bank: BankOpti
     from rich.console import Console
     from rich.table import Table
 
-    from monitor.pipeline.rulebook import ENFORCED
+    from monitor.config import Config
+    from monitor.pipeline.rulefiles import abilities
     from rules.engine import RuleEngine
     from rules.fleet import prometheus
 
     ruleset = _ruleset(config, rules)
-    engine = RuleEngine(ruleset, _probes(config, bank), ENFORCED)
+    engine = RuleEngine(ruleset, _probes(config, bank), abilities(Config.load(config).gateway))
     prometheus(ruleset)
     table = Table(box=None, pad_edge=False)
     for column in ("rule", "action", "mode", "maturity", "severity", "when"):

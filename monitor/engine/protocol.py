@@ -20,7 +20,7 @@ MAX_STOPS = 4
 MAX_TOP_LOGPROBS = 20
 _SHARED = "max_tokens, max_completion_tokens, temperature, top_p, stop, seed, n, stream, stream_options, logprobs, return_token_ids, user"
 SUPPORTED = {
-    "messages": f"model, messages, tools, tool_choice, parallel_tool_calls, top_logprobs, {_SHARED}",
+    "messages": f"model, messages, tools, tool_choice, parallel_tool_calls, top_logprobs, continue_final_message, add_generation_prompt, {_SHARED}",
     "prompt": f"model, prompt, echo, {_SHARED}",
 }
 
@@ -93,6 +93,8 @@ class ChatRequest(Generate):
     tools: Annotated[list[Tool], Field(fail_fast=True)] = []
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     parallel_tool_calls: bool = True
+    continue_final_message: bool = False
+    add_generation_prompt: bool = True
 
     @property
     def top(self) -> int | None:
@@ -173,6 +175,12 @@ def _agree(asked: Generate) -> None:
         return
     if asked.top_logprobs is not None and not asked.logprobs:
         raise bad("'top_logprobs' is only allowed with 'logprobs': true", "top_logprobs")
+    if asked.continue_final_message:
+        last = asked.messages[-1]
+        if asked.add_generation_prompt:
+            raise bad("'continue_final_message' is only allowed with 'add_generation_prompt': false", "continue_final_message")
+        if last.role != "assistant" or last.tool_calls or not last.plain()["content"]:
+            raise bad("'continue_final_message' goes on from the text of an assistant's message; expected one as the last", "messages")
     if not isinstance(asked.tool_choice, str) or asked.tool_choice == "required":
         raise bad(
             "'tool_choice' cannot force a call: this engine does not constrain what the model writes; supported are 'auto' and 'none'",

@@ -165,8 +165,9 @@ class EngineServer:
             )
         try:
             ids = tokenizer.apply_chat_template(
-                [message.plain() for message in asked.messages], tools=tools or None, add_generation_prompt=True, return_dict=False
-            )
+                [message.plain() for message in asked.messages], tools=tools or None, add_generation_prompt=asked.add_generation_prompt,
+                continue_final_message=asked.continue_final_message, return_dict=False,
+            )  # fmt: skip
         except jinja2.TemplateError as error:
             raise bad(f"this model's chat template refuses the messages: {error}", "messages") from None
         except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from monitor.gateway.asked import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Asked
 from monitor.gateway.cut import cut, tokens_of
-from monitor.gateway.relay import fired, is_count
+from monitor.gateway.relay import ending, fired, is_count
 from monitor.http import jsons
 from monitor.http.openai import OpenAIError
 from monitor.http.sse import Event
@@ -73,7 +73,7 @@ def halted_reply(route: str, head: Object, halted: dict[int, Verdict], choices: 
     produced = sum(verdict.position for verdict in halted.values())
     told: Object = {"barograph": {"verdicts": [fired(verdict) for verdict in halted.values()]}}
     if route == RESPONSES:
-        said = {"type": "output_text", "text": _message(first), "annotations": []}
+        said = {"type": "output_text", "text": ending(first), "annotations": []}
         item = {"id": f"msg_{name}", "type": "message", "role": "assistant", "status": "incomplete", "content": [said]}
         return {
             "id": name, "object": "response", "created_at": now, "model": model, "status": "incomplete", "error": None,
@@ -82,12 +82,12 @@ def halted_reply(route: str, head: Object, halted: dict[int, Verdict], choices: 
         }  # fmt: skip
     if route == MESSAGES:
         return {
-            "id": name, "type": "message", "role": "assistant", "model": model, "content": [{"type": "text", "text": _message(first)}],
+            "id": name, "type": "message", "role": "assistant", "model": model, "content": [{"type": "text", "text": ending(first)}],
             "stop_reason": "refusal", "stop_sequence": None, "usage": {"input_tokens": 0, "output_tokens": produced}, **told,
         }  # fmt: skip
     made = []
     for index in range(choices):
-        text = _message(halted[index]) if index in halted else ""
+        text = ending(halted[index]) if index in halted else ""
         body: Object = {"message": {"role": "assistant", "content": text}} if route == CHAT else {"text": text}
         made.append({"index": index, **body, "logprobs": None, "finish_reason": "content_filter"})
     kind = "chat.completion" if route == CHAT else "text_completion"
@@ -129,15 +129,11 @@ def _cut_choice(choice: Object, verdict: Verdict) -> Object:
     chat = "message" in choice
     part = {**choice, "delta": choice["message"]} if chat else choice
     kept = cut(part, tokens_of(part) or 0, verdict.position)
-    text = ((kept["delta"]["content"] if chat else kept["text"]) if kept else "") + _message(verdict)
+    text = ((kept["delta"]["content"] if chat else kept["text"]) if kept else "") + ending(verdict)
     body: Object = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
     told = {"barograph": [{"verdicts": [fired(verdict)]}]}
     logprobs = kept["logprobs"] if kept else None
     return {"index": choice.get("index"), **body, "logprobs": logprobs, "finish_reason": "content_filter", **told}
-
-
-def _message(verdict: Verdict) -> str:
-    return verdict.rule.do.halt.message if verdict.rule.do.halt else ""
 
 
 def _named(event: Object) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,10 +21,14 @@ from monitor.gateway.hold import Hold
 from monitor.gateway.judging import Engine, Judging
 from monitor.gateway.reply import Limits, Reply
 from monitor.gateway.routes import PASSED, Route, encoded, normalised, refusal, route_of
+from monitor.gateway.target import Targets
+from monitor.gateway.throttle import Throttles
 from monitor.gateway.upstream import MAX_ERROR, Refused, Upstream
 from monitor.http import jsons, openai
 from monitor.http.openai import Budget, OpenAIError, Unparsed, overloaded, unavailable
+from monitor.pipeline.orders import Orders
 from monitor.pipeline.pipeline import Pipeline
+from monitor.pipeline.streams import Stream
 
 log = logging.getLogger("barograph.gateway")
 
@@ -32,12 +36,17 @@ log = logging.getLogger("barograph.gateway")
 class Gateway:
     """All paths of the engine, as an ASGI application. Used inside `started`."""
 
-    def __init__(self, config: GatewayConfig, pipeline: Pipeline) -> None:
+    def __init__(self, config: GatewayConfig, pipeline: Pipeline, orders: Orders | None = None) -> None:
+        """`orders`: what people and policy engines have stopped and throttled; by default nothing, in a file beside the ledger."""
         self.config = config
         self.pipeline = pipeline
         self.metrics = pipeline.metrics
-        self.engine = Engine(Upstream(config), {}, {})
-        self.replies: set[Reply] = set()
+        ledger = pipeline.ledger
+        self.orders = orders if orders is not None else Orders(ledger.path.with_name(ledger.path.name + ".orders"))
+        self.throttles = Throttles(pipeline.streams, self.orders, ledger)
+        self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams))
+        pipeline.on_throttle = self.throttles.verdict
+        self.replies: set[Reply[Judging]] = set()
         self._stopping = False
         self._bodies = Budget(config.max_bodies_bytes)
         self._limits = Limits(config.client_stall_s, config.keepalive_s, self.metrics.stalled.inc)
@@ -52,7 +61,7 @@ class Gateway:
     @asynccontextmanager
     async def started(self) -> AsyncIterator[None]:
         """Connections to the engine can be made inside."""
-        async with self.engine.upstream.started():
+        async with self.engine.upstream.started(), self.engine.targets.started():
             yield
 
     async def handle(self, request: Request) -> Response:
@@ -94,9 +103,10 @@ class Gateway:
             raise error if isinstance(error, OpenAIError) else refused_by_engine_only() from None
         if not isinstance(asked.payload.get("stream"), bool | None):
             await self.engine.upstream.offer(path, request, body)  # some engines take `1` for true, others refuse it
-        opened = self._admit()
+        about, conversation = self._about(request, asked.payload)
+        opened = await self._admit(about["tenant"], about["model"])
         request_id = f"{openai.new_request_id()}{min(asked.each, 0xFFFF):04x}"  # the tap numbers the choices of several prompts by it
-        ticket = self.pipeline.streams.expect(request_id, *self._about(request, asked.payload))
+        ticket = self.pipeline.streams.expect(request_id, about, conversation)
         hold = Hold(self.config, self.pipeline.streams, ticket, self.pipeline.ledger, self.metrics)
         hold.opened += opened
         work = Judging(asked, request, self.engine, self.pipeline, hold, ticket)
@@ -144,10 +154,13 @@ class Gateway:
     async def _body(self, request: Request) -> bytes:
         return await openai.read_body(request, self.config.max_body_bytes, self._bodies)
 
-    def _admit(self) -> list[Any]:
+    async def _admit(self, tenant: str, model: str) -> list[Any]:
         """Whether one more request may run. Returns the conditions that are open for it; raises OpenAIError when it may not."""
+        if stopped := self.orders.stopped(tenant, model):
+            raise stopped_by(stopped)
         if len(self.pipeline.streams.tickets) >= self.config.max_requests:
             raise overloaded(f"{self.config.max_requests} requests are running, the limit of this gateway")
+        await self.throttles.admit(tenant, lambda: sum(reply.work.about["tenant"] == tenant for reply in self.replies))
         if self.pipeline.scoring:
             return []
         setting = self.config.on_no_tap
@@ -174,10 +187,9 @@ class Gateway:
         return about, hashlib.blake2b(named, digest_size=12).hexdigest() if conversation else ""
 
     def _refused(self, path: str, error: OpenAIError) -> Response:
-        headers = {"retry-after": "1"} if error.status in (429, 503) else None
-        return Response(jsons.encode(error_body(path, error)), error.status, headers, "application/json")
+        return Response(jsons.encode(error_body(path, error)), error.status, error.headers, "application/json")
 
-    def _ended(self, work: Judging, reply: Reply) -> None:
+    def _ended(self, work: Judging, reply: Reply[Judging]) -> None:
         self.replies.discard(reply)
         self.metrics.judged.labels(work.how()).inc()
         if reply.outcome.startswith("upstream_"):
@@ -187,6 +199,14 @@ class Gateway:
     def _count(self, path: str, status: int) -> None:
         known = path in PASSED or route_of(path, ()) is Route.JUDGED
         self.metrics.requests.labels(path.removeprefix("/v1/").removeprefix("/") if known else "other", str(status)).inc()
+
+    def stop(self, concerned: Callable[[Judging], bool], why: str) -> list[Stream]:
+        """End the replies that are concerned. Returns their streams that the engine runs."""
+        running: list[Stream] = []
+        for reply in [reply for reply in self.replies if concerned(reply.work)]:
+            running += reply.work.running
+            reply.stop(stopped_by(why))
+        return running
 
     async def drain(self) -> None:
         """Refuse what comes from now on, and give what runs `grace_s` to end; then it ends with an error that says so."""
@@ -198,6 +218,10 @@ class Gateway:
             reply.stop(_stopping())
         while self.replies and asyncio.get_running_loop().time() < deadline + 2:
             await asyncio.sleep(0.02)
+
+
+def stopped_by(why: str) -> OpenAIError:
+    return unavailable(f"stopped for {why}", "stopped")
 
 
 def _stopping() -> OpenAIError:

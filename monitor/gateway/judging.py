@@ -13,27 +13,32 @@ from starlette.requests import Request
 
 from monitor.gateway.asked import Asked
 from monitor.gateway.assembly import Assembly
+from monitor.gateway.course import Event
+from monitor.gateway.detour import Detour
 from monitor.gateway.hold import Hold
 from monitor.gateway.relay import Chunk, Relay
 from monitor.gateway.reply import Reply
 from monitor.gateway.routes import encoded
+from monitor.gateway.target import REROUTED, Targets
 from monitor.gateway.upstream import Upstream
 from monitor.gateway.whole import Whole
 from monitor.http import jsons
 from monitor.http.openai import DONE, REQUEST_ID_HEADER, event
 from monitor.pipeline.pipeline import Pipeline
-from monitor.pipeline.streams import Ticket
+from monitor.pipeline.streams import Stream, Ticket
 
 SCORES_HEADER = "x-barograph-scores"
+ENDS = {"ended": Event.END, "client_gone": Event.LEAVE, "client_stalled": Event.LEAVE, "stopped": Event.STOP}  # by a reply's outcome
 
 
 @dataclass(frozen=True)
 class Engine:
-    """The engine and what is known of it: replies that it made without a stream, by route."""
+    """The engine and what is known of it: replies that it made without a stream, by route. `targets`: where replies may go instead."""
 
     upstream: Upstream
     shapes: dict[str, dict[str, Any]]
     facts: dict[str, Any]
+    targets: Targets
 
     def reasons(self, route: str) -> bool:
         """Whether it counts reasoning tokens, which vLLM does otherwise in streams."""
@@ -57,9 +62,25 @@ class Judging:
         scores = config.expose_scores and request.headers.get(SCORES_HEADER) == "1"
         names = pipeline.bank.names
         self._relay = Relay(asked, hold, pipeline.streams, ticket, names, scores, config.tool_calls == "whole")
+        self._detour = Detour(
+            asked, request.headers, request.scope["query_string"].decode("latin-1"), engine.targets, pipeline, ticket, scores, REROUTED in request.headers
+        )  # fmt: skip
         self._relay.fingerprint = engine.facts.get("system_fingerprint")
         self._whole = Whole(asked, hold, pipeline.streams, ticket, config)
-        self.on_end: Callable[[Judging, Reply], None] = lambda work, reply: None
+        if config.targets:
+            self._relay.plan = self._whole.plan = self._detour.plan
+        self.on_end: Callable[[Judging, Reply[Any]], None] = lambda work, reply: None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What rules and orders may select the request by."""
+        return dict(self._ticket.about)
+
+    @property
+    def running(self) -> list[Stream]:
+        """Its streams that the engine has not ended."""
+        table = self._pipeline.streams
+        return [stream for stream in self._ticket.streams.values() if not table.ended[stream.slot]]
 
     async def parts(self) -> AsyncGenerator[bytes]:
         made = self._followed() if self.asked.way == "whole" else self._counted() if self.asked.way == "counted" else self._assembled()
@@ -67,7 +88,13 @@ class Judging:
             async for part in made:
                 yield self._renamed(part)
 
+    def headers(self) -> dict[str, str]:
+        """What the client hears of the judging when the first piece leaves."""
+        return {"x-barograph": self.how()} | ({"x-barograph-target": self._detour.taken.name} if self._detour.taken is not None else {})
+
     def how(self) -> str:
+        if (target := self._detour.taken) is not None:
+            return f"{'' if self._detour.judged else 'open:'}rerouted:{target.name}"
         if self._hold.opened:
             return f"open:{self._hold.opened[0]}"
         if self._hold.mode == "off":
@@ -77,13 +104,20 @@ class Judging:
     def opened(self, condition: Any) -> None:
         self._hold.opened.append(condition)
 
-    def end(self, reply: Reply) -> None:
+    def end(self, reply: Reply[Any]) -> None:
         pipeline = self._pipeline
-        halted = self._relay.halted or self._whole.halted
+        second = self._detour.relay or self._detour.whole
+        halted = {**self._relay.halted, **self._whole.halted, **(second.halted if second is not None else {})}
         counts = self._relay.counts or self._whole.counts
+        if second is not None:
+            counts = {index: counts.get(index, 0) + count for index, count in second.counts.items()}
+        event = ENDS.get(reply.outcome, Event.FAIL)
+        for course in self._relay.courses.values():
+            course.take(event)
         pipeline.ledger.append(
             "reply", request=self._ticket.request, route=self.route, how=self.how(), outcome=reply.outcome, status=reply.status_code,
             tokens=sum(counts.values()), choices=len(counts), halted=[verdict.rule.rule for verdict in halted.values()],
+            course={str(index): [state.value for state in course.went] for index, course in self._relay.courses.items()},
             client_request=hashlib.sha256(self._client_id.encode()).hexdigest()[:32] if self._client_id else "",
         )  # fmt: skip
         pipeline.streams.forget(self._ticket)
@@ -113,6 +147,10 @@ class Judging:
         async with self._asking() as response, aclosing(self._relay.released(response.content.iter_any())) as released:
             async for chunks in released:
                 yield chunks
+        if (turn := self._relay.turn) is not None:  # the first engine is cut off by now
+            async with aclosing(self._detour.chunks(turn)) as chunks_there:
+                async for chunks in chunks_there:
+                    yield chunks
 
     async def _counted(self) -> AsyncGenerator[bytes]:
         async with aclosing(self._released()) as released:
@@ -122,9 +160,11 @@ class Judging:
         yield self._said() + DONE
 
     async def _assembled(self) -> AsyncGenerator[bytes]:
-        assembly = Assembly(self._engine.shapes.get(self.route))
+        assembly, turned = Assembly(self._engine.shapes.get(self.route)), False
         async with aclosing(self._released()) as released:
             async for chunks in released:
+                if self._relay.turn is not None and not turned:  # nothing has left yet, so all of it comes from the target
+                    assembly, turned = Assembly(self._engine.shapes.get(self.route)), True
                 for chunk in chunks:
                     assembly.add(chunk)
         yield jsons.encode(assembly.whole())
@@ -133,6 +173,12 @@ class Judging:
         async with aclosing(self._whole.parts(self._asking)) as parts:
             async for part in parts:
                 yield part
+        if (turn := self._whole.turn) is not None:
+            async with aclosing(self._detour.parts(turn)) as parts:
+                async for part in parts:
+                    yield part
+            if self._detour.taken is None:
+                yield await self._whole.missed()
         if self.streams:
             yield self._said()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeGuard
 
 import aiohttp
@@ -10,15 +10,20 @@ import numpy as np
 
 from monitor.gateway.asked import Asked
 from monitor.gateway.calls import Calls
+from monitor.gateway.course import Course, Event, State
 from monitor.gateway.cut import cut, tokens_of
-from monitor.gateway.hold import RELEASE, Failure, Hold, Outcome, Stop
+from monitor.gateway.hold import RELEASE, Failure, Hold, Outcome, Release, Stop
+from monitor.gateway.reroute import Delivered, Turn, Way
+from monitor.gateway.throttle import Pace, rate_of
 from monitor.http import jsons
 from monitor.http.openai import OpenAIError, unavailable
 from monitor.http.sse import EventParser, EventStreamError
 from monitor.pipeline.streams import StreamTable, Ticket
+from rules.schema import Action
 from rules.verdict import Verdict
 
 Chunk = dict[str, Any]
+Plan = Callable[[Verdict, dict[int, Delivered]], tuple[Way, str]]
 
 
 class Relay:
@@ -31,6 +36,11 @@ class Relay:
         self.counts: dict[int, int] = {}
         self.halted: dict[int, Verdict] = {}
         self.fingerprint: Any = None  # of the engine, from the chunk that a client who wants no usage does not get
+        self.delivered: dict[int, Delivered] = {}
+        self.courses: dict[int, Course] = {}
+        self.turn: Turn | None = None  # the reply goes on elsewhere
+        self.plan: Plan | None = None  # what becomes of a reply that a rule re-routes; without one its `else`
+        self._paces: dict[int, Pace] = {}
         self._hold = hold
         self._streams = streams
         self._ticket = ticket
@@ -56,18 +66,25 @@ class Relay:
                     if event.data == b"[DONE]":
                         yield out + self._kept()
                         return
-                    chunk = _chunk(event.data)
+                    chunk = chunk_of(event.data)
                     kept = []
                     parts = self._parts(chunk, out)
                     for part in parts:
                         first, end, found = self._weigh(part, chunk.get("usage"), len(parts))
+                        stream = self._ticket.streams.get(part["index"])
+                        if out and (found is None or (end > first and rate_of(stream) is not None)):
+                            yield out  # what may leave does not wait for what may not
+                            out = []
                         if found is None:
-                            if out:  # what was judged does not wait for what is not
-                                yield out
-                                out = []
                             found = await self._hold.outcome(part["index"], end)
+                        if isinstance(found, Release):
+                            await self._paces.setdefault(part["index"], Pace()).keep(self._ticket.streams.get(part["index"]), end - first)
                         if self._settle(chunk, part, first, end, found, out):
                             kept.append(part)
+                        if self.turn is not None:
+                            if self.asked.streams:
+                                yield out
+                            return
                     if kept:
                         self._emit(chunk, kept, out)
                     if self._all_halted:
@@ -79,10 +96,8 @@ class Relay:
             raise upstream_error("the engine closed the stream before its end")
         except EventStreamError as error:
             failure = upstream_error(f"the engine sent {error}")
-        except TimeoutError:
-            failure = OpenAIError(504, "the engine sent nothing for too long", kind="server_error", code="upstream_timeout")
-        except (aiohttp.ClientError, ConnectionError) as error:
-            failure = upstream_error(f"the engine broke off ({type(error).__name__})")
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            failure = broken_off(error)
         except OpenAIError as error:
             failure = error
         if out:
@@ -93,7 +108,7 @@ class Relay:
         """The choices of a chunk that are still of interest. A chunk without any goes to `out` by itself."""
         choices, usage = chunk.get("choices"), chunk.get("usage")
         if chunk.get("error") is not None:
-            raise _said_by_engine(chunk["error"])
+            raise said_by_engine(chunk["error"])
         if chunk.get("object") == "error":
             raise upstream_error(str(chunk.get("message", "the engine failed"))[:1000])
         self._head = {key: value for key, value in chunk.items() if key not in ("choices", "usage")}
@@ -131,11 +146,15 @@ class Relay:
         if isinstance(found, Failure):
             raise unavailable(f"this reply was stopped because it could not be judged ({found.condition}: {found.why})", found.condition)
         if isinstance(found, Stop):
-            self._halt(chunk, part, found.verdict, first, end, out)
+            if found.verdict.action == Action.REROUTE:
+                self._reroute(chunk, part, found.verdict, first, end, out)
+            else:
+                self._halt(chunk, part, found.verdict, first, end, out)
             return False
         self.counts[index] = end
         if part.get("finish_reason"):
             self._finished.add(index)
+            self.course(index).take(Event.END)
         if self._scores and end > first:
             chunk["barograph"] = self._extension(index, first, end)
         return True
@@ -160,18 +179,48 @@ class Relay:
             "choice a chunk, or token ids", kind="server_error", code="upstream_unsupported",
         )  # fmt: skip
 
+    def _reroute(self, chunk: Chunk, part: Chunk, verdict: Verdict, first: int, end: int, out: list[Chunk]) -> None:
+        """Turn to the rule's target if the reply can go on there, with what was judged before the verdict; else its `else` ends the choice."""
+        index, course = part["index"], self.course(part["index"])
+        course.take(Event.REROUTE)
+        way, _ = self.plan(verdict, self.delivered if self.asked.streams else {}) if self.plan is not None else ("halt", "")
+        if way == "halt" or course.state is not State.REROUTING:
+            course.take(Event.MISSED)
+            self._halt(chunk, part, verdict, first, end, out)
+            return
+        tokens, text = first, ""
+        if self.asked.streams and any(each.anything for each in self.delivered.values()):
+            kept = cut(part, end - first, verdict.position - first)
+            if kept is not None:
+                self._emit(chunk, [kept], out)
+                tokens = max(first, verdict.position)
+            text = self.delivered[index].text
+        self.counts[index] = tokens if self.asked.streams else 0
+        ending: list[Chunk] = []
+        self._end(part, verdict, ending)
+        roles = frozenset(each for each, sent in self.delivered.items() if sent.role and self.asked.streams)
+        prompt = self._last_usage.get("prompt_tokens") if is_count(self._last_usage.get("prompt_tokens")) else None
+        self.turn = Turn(verdict, way, text, self.counts[index], roles, self._head, prompt, ending + self._halted_usage())
+
+    def course(self, index: int) -> Course:
+        return self.courses.setdefault(index, Course())
+
     def _halt(self, chunk: Chunk, part: Chunk, verdict: Verdict, first: int, end: int, out: list[Chunk]) -> None:
         index = part["index"]
         self.halted[index] = verdict
+        self.course(index).take(Event.HALT)
         self.counts[index] = max(first, verdict.position)
         self._hold.halted(first - verdict.position)
         kept = cut(part, end - first, verdict.position - first)
         if kept is not None:
             self._emit(chunk, [kept], out)
-        message = verdict.rule.do.halt.message if verdict.rule.do.halt else ""
+        self._end(part, verdict, out)
+
+    def _end(self, part: Chunk, verdict: Verdict, out: list[Chunk]) -> None:
+        message = ending(verdict)
         body: Chunk = {"delta": {"content": message}} if "delta" in part else {"text": message}
-        ending = {"index": index, **body, "logprobs": None, "finish_reason": "content_filter"}
-        out.append({**self._head, "choices": [ending], "barograph": {"verdicts": [fired(verdict)]}})
+        last = {"index": part["index"], **body, "logprobs": None, "finish_reason": "content_filter"}
+        out.append({**self._head, "choices": [last], "barograph": {"verdicts": [fired(verdict)]}})
 
     def _emit(self, chunk: Chunk, parts: list[Chunk], out: list[Chunk]) -> None:
         """Put a chunk with these parts of it on its way, as the client would have got it from the engine."""
@@ -180,12 +229,17 @@ class Relay:
             made.pop("usage", None)
         if self.fingerprint is not None and not self.asked.usage and any(part.get("finish_reason") for part in parts):
             made.setdefault("system_fingerprint", self.fingerprint)
-        if self._calls is None:
-            out.append(made)
-            return
-        for part in parts:
-            one = made if len(parts) == 1 else {**made, "choices": [part]}
-            out += self._calls.setdefault(part["index"], Calls()).through(one, part)
+        leaving = [made]
+        if self._calls is not None:
+            leaving = []
+            for part in parts:
+                one = made if len(parts) == 1 else {**made, "choices": [part]}
+                leaving += self._calls.setdefault(part["index"], Calls()).through(one, part)
+        if self.plan is not None:
+            for chunk in leaving:
+                for part in chunk["choices"]:
+                    self.delivered.setdefault(part["index"], Delivered()).add(part)
+        out += leaving
 
     def _last(self, chunk: Chunk, usage: Any, out: list[Chunk]) -> None:
         """A chunk without choices: the usage at the end, or something that we do not know."""
@@ -232,11 +286,25 @@ def fired(verdict: Verdict) -> dict[str, Any]:
     return {"rule": verdict.rule.rule, "action": verdict.action.name.lower(), "mode": verdict.mode, "position": verdict.position}
 
 
+def ending(verdict: Verdict) -> str:
+    """What a client reads where a verdict ends its reply."""
+    do = verdict.rule.do
+    halt = do.halt or (do.reroute.otherwise if do.reroute is not None else None)
+    return halt.message if halt is not None else ""
+
+
 def upstream_error(message: str) -> OpenAIError:
     return OpenAIError(502, message, kind="server_error", code="upstream_error")
 
 
-def _said_by_engine(error: Any) -> OpenAIError:
+def broken_off(error: Exception) -> OpenAIError:
+    """An engine that went silent or away in the middle of a reply."""
+    if isinstance(error, TimeoutError):
+        return OpenAIError(504, "the engine sent nothing for too long", kind="server_error", code="upstream_timeout")
+    return upstream_error(f"the engine broke off ({type(error).__name__})")
+
+
+def said_by_engine(error: Any) -> OpenAIError:
     """An error event of the engine, in OpenAI's format; its own status when it names one."""
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         return upstream_error(f"the engine failed: {str(error)[:1000]}")
@@ -246,7 +314,7 @@ def _said_by_engine(error: Any) -> OpenAIError:
     return found
 
 
-def _chunk(data: bytes) -> Chunk:
+def chunk_of(data: bytes) -> Chunk:
     try:
         chunk = jsons.decode(data)
     except ValueError:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -33,11 +33,14 @@ class Judged(Protocol):
     def parts(self) -> AsyncGenerator[bytes]:
         """What the client gets, piece by piece; an unstreamed reply is one piece. Raises OpenAIError or Refused."""
 
-    def how(self) -> str:
-        """How it was judged until now, for the header and the last comment."""
+    def headers(self) -> dict[str, str]:
+        """What the client hears of how it was judged, when the first piece leaves."""
 
-    def end(self, reply: Reply) -> None:
+    def end(self, reply: Reply[Any]) -> None:
         """The reply is over, however it ended."""
+
+
+Work = TypeVar("Work", bound=Judged)
 
 
 @dataclass
@@ -49,13 +52,13 @@ class Limits:
     on_stall: Callable[[], None] = field(default=lambda: None)
 
 
-class Reply(Response):
+class Reply(Response, Generic[Work]):
     """Sends the work's pieces. Ends the work when the client goes or stalls, or when `stop` is called.
 
     The status is decided by the first piece; an error before it is a proper HTTP error, later it is an event of the stream.
     """
 
-    def __init__(self, work: Judged, headers: dict[str, str], limits: Limits) -> None:
+    def __init__(self, work: Work, headers: dict[str, str], limits: Limits) -> None:
         super().__init__(headers=headers, media_type="text/event-stream" if work.streams else "application/json")
         del self.headers["content-length"]
         if work.streams:
@@ -115,7 +118,7 @@ class Reply(Response):
         self._sending = time.monotonic()
         if not self._started:
             self._started = True
-            self.headers["x-barograph"] = self.work.how()
+            self.headers.update(self.work.headers())
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": part, "more_body": True})
         self._sending, self._sent = 0.0, time.monotonic()
@@ -128,9 +131,7 @@ class Reply(Response):
             return
         self.status_code = self.status_code if self._started else error.status
         if not self._started:
-            headers = {name: value for name, value in self.headers.items() if name == "x-request-id"}
-            if error.status == 429 or error.status == 503:
-                headers["retry-after"] = "1"
+            headers = {**error.headers, **{name: value for name, value in self.headers.items() if name == "x-request-id"}}
             await self._answer(send, Response(jsons.encode(error_body(self.work.route, error)), error.status, headers, "application/json"))
         elif self.work.streams:
             await send({"type": "http.response.body", "body": error_event(self.work.route, error), "more_body": False})

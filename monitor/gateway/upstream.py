@@ -50,10 +50,12 @@ class Refused(Exception):
 class Upstream:
     """Connections to one engine. Its host is fixed by the configuration: no path and no redirect leads elsewhere."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, address: str | None = None) -> None:
+        """`address`: of an engine other than `gateway.upstream`."""
         self.config = config
-        unix = config.upstream.removeprefix("unix:") if config.upstream.startswith("unix:") else None
-        self._base = "http://engine" if unix else config.upstream
+        self.address = address or config.upstream
+        unix = self.address.removeprefix("unix:") if self.address.startswith("unix:") else None
+        self._base = "http://engine" if unix else self.address
         self._unix = unix
         self._up = UP | {name.lower() for name in config.forward_headers}
         self._back = BACK | {name.lower() for name in config.return_headers}
@@ -113,7 +115,7 @@ class Upstream:
                 raise upstream_error(f"the engine's answer is no HTTP ({type(error).__name__})") from None
         if response is None:
             raise OpenAIError(
-                502, f"the engine at {self.config.upstream} does not answer", kind="server_error", code="upstream_unreachable"
+                502, f"the engine at {self.address} does not answer", kind="server_error", code="upstream_unreachable"
             )  # fmt: skip
         try:
             yield response

@@ -13,11 +13,14 @@ from monitor.config import GatewayConfig
 from monitor.gateway.asked import Asked
 from monitor.gateway.dialect import cut_reply, halted_events, halted_reply, head_of, tokens_in, tokens_in_events
 from monitor.gateway.hold import Failure, Hold
-from monitor.gateway.relay import upstream_error
+from monitor.gateway.relay import Plan, upstream_error
+from monitor.gateway.reroute import Turn
+from monitor.gateway.throttle import SLICE_S, rate_of
 from monitor.http import jsons
 from monitor.http.openai import OpenAIError, unavailable
 from monitor.http.sse import EventParser, EventStreamError
 from monitor.pipeline.streams import StreamTable, Ticket
+from rules.schema import Action
 from rules.verdict import Verdict
 
 Asking = Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]]  # asks the engine; the block gets a reply of status 200
@@ -27,6 +30,9 @@ class Whole:
     """Follows one such reply. A halt ends it at the engine while it runs. `halted`: the choices that a rule ended."""
 
     def __init__(self, asked: Asked, hold: Hold, streams: StreamTable, ticket: Ticket, config: GatewayConfig) -> None:
+        self.turn: Turn | None = None  # the reply comes from elsewhere
+        self.plan: Plan | None = None  # what becomes of a reply that a rule re-routes; without one its `else`
+        self._since = time.monotonic()
         self.asked = asked
         self.halted: dict[int, Verdict] = {}
         self._hold = hold
@@ -51,7 +57,27 @@ class Whole:
                     yield packet
             return
         raw = await self._read(reply)
-        yield await (self._events(raw) if self.asked.streams else self._body(raw))
+        if self.turn is None:
+            made = await (self._events(raw) if self.asked.streams else self._body(raw))
+        if self.turn is None:
+            await self._paced()
+            yield made
+
+    async def missed(self) -> bytes:
+        """What the reply ends with when a target did not take it."""
+        assert self.turn is not None
+        verdict = self.turn.verdict
+        self.halted = {index: verdict for index, stream in self._ticket.streams.items() if stream.acting is verdict}
+        return await (self._events(None) if self.asked.streams else self._body(None))
+
+    async def _paced(self) -> None:
+        """A throttled reply takes as long as it would have as a stream."""
+        while True:
+            rated = [(stream, rate) for stream in self._ticket.streams.values() if (rate := rate_of(stream)) is not None]
+            due = max((int(self._streams.judged[stream.slot]) / rate for stream, rate in rated), default=0.0)
+            if (left := due - (time.monotonic() - self._since)) <= 0:
+                return
+            await asyncio.sleep(min(left, SLICE_S))
 
     async def _body(self, raw: bytes | None) -> bytes:
         if raw is None:
@@ -87,13 +113,19 @@ class Whole:
 
     def _look(self) -> bool:
         """Note the choices that are halted by now."""
-        for index, stream in self._ticket.streams.items():
-            if stream.acting is not None:
-                self.halted[index] = stream.acting
-        return bool(self.halted)
+        acting = {index: stream.acting for index, stream in self._ticket.streams.items() if stream.acting is not None}
+        fresh = {index: verdict for index, verdict in acting.items() if index not in self.halted}
+        if self.turn is None and fresh and self.plan is not None and all(each.action == Action.REROUTE for each in acting.values()):
+            verdict = next(iter(fresh.values()))
+            way, _ = self.plan(verdict, {})
+            if way != "halt":
+                self.turn = Turn(verdict, way)
+        if self.turn is None:
+            self.halted |= fresh
+        return bool(self.halted) or self.turn is not None
 
     def _over(self) -> bool:
-        return self._look() and len(self.halted) >= (self.asked.choices or 1)
+        return self._look() and (self.turn is not None or len(self.halted) >= (self.asked.choices or 1))
 
     async def _read(self, reply: Asking) -> bytes | None:
         """All that the engine sends; None when rules ended every choice before, and the engine with them.

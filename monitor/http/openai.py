@@ -26,10 +26,12 @@ class OpenAIError(Exception):
     """An error as OpenAI's clients expect it."""
 
     def __init__(
-        self, status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
-    ) -> None:
+        self, status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None,
+        retry_after: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
+        self.headers = {"retry-after": str(retry_after)} if status in (429, 503) else {}  # seconds
         self.in_stream = False  # an engine said it as an event, so a client that streams gets it as one
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

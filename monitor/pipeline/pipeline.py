@@ -89,12 +89,17 @@ class Pipeline:
         self.scores = ScoreLog(self.bank.names, self.streams, self.ledger) if self._config.record_scores else None
         self._records = Records(self.ledger, self.streams, self.bank.names, conversations=self.scores is not None)
         self.engine_state = "waiting for the engine"  # what the gateway knows of it: ok, or what is wrong
+        self.on_throttle: Callable[[Verdict, Stream], None] = lambda verdict, stream: None  # who throttles tenants
         self.metrics.registry.register(StreamGauges(self._running))
         self._gauges()
 
     def use(self, rules: RuleEngine) -> None:
         """Judge by other rules from the next frame on. Running streams keep what they have been through."""
-        rules.adopt(self.rules, {stream.slot: stream.about for source in self.sources for stream in source.streams.values()})
+        running = [stream for source in self.sources for stream in source.streams.values()]
+        rules.adopt(self.rules, {stream.slot: stream.about for stream in running})
+        names = {rule.rule for rule in rules.rules}
+        for stream in running:
+            stream.throttles = {rule: verdict for rule, verdict in stream.throttles.items() if rule in names}
         self.rules, self._unmatched = rules, 0
         self._expect()
 
@@ -216,7 +221,7 @@ class Pipeline:
             for verdict in verdicts:
                 stream = self.streams.by_slot[verdict.slot]
                 stream.verdicts.append(verdict)
-                stream.acting = stream.acting or halting(verdict)
+                stream.acting = deciding(stream.acting, verdict)
             # Only now: a token counts as judged when its verdicts stand, whatever fails on the way.
             self.streams.take(slots, positions, scores)
             batch.verdicts += verdicts
@@ -227,6 +232,8 @@ class Pipeline:
             source.failed, batch.gave_up = batch.failed, True
             for stream in source.streams.values():
                 self._lose(stream)
+        for verdict in batch.verdicts:
+            self._throttle(verdict, self.streams.by_slot[verdict.slot])
         for stream in self.streams.awaited(batch.slots):
             stream.wake()
         for stream, tokens in batch.ended:
@@ -309,6 +316,13 @@ class Pipeline:
             batch.refused.append((first, reason))
             log.warning("refused a begin of %s (%s); the stream that was there counts as lost", source.hello.model, reason)
 
+    def _throttle(self, verdict: Verdict, stream: Stream) -> None:
+        if verdict.ended:
+            stream.throttles.pop(verdict.rule.rule, None)
+        elif verdict.action == Action.THROTTLE and not verdict.shadow:
+            stream.throttles[verdict.rule.rule] = verdict
+            self.on_throttle(verdict, stream)
+
     def _prove(self, batch: Batch, check: wire.Check) -> None:
         """A tap says how it proved itself. What it says again is of interest only when it is worse."""
         source, why = batch.source, check_failed(check)
@@ -374,7 +388,10 @@ class Pipeline:
         metrics.ledger_failed.set_function(lambda: bool(self.ledger.failed))
 
 
-def halting(verdict: Verdict) -> Verdict | None:
-    """The verdict itself when it is one that the gateway must act on."""
+def deciding(before: Verdict | None, verdict: Verdict) -> Verdict | None:
+    """The verdict that ends a stream here: the first by its token, and the strongest of those at one token."""
     chosen = strongest([verdict])
-    return chosen if chosen is not None and chosen.action == Action.HALT else None
+    if chosen is None or chosen.action < Action.REROUTE:
+        return before
+    stronger = before is not None and chosen.position == before.position and chosen.action > before.action
+    return chosen if before is None or stronger else before

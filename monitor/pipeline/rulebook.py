@@ -13,17 +13,17 @@ from monitor.audit.ledger import Ledger
 from monitor.config import read_text
 from monitor.errors import BarographError, ConfigError
 from monitor.pipeline import rulefiles
+from monitor.pipeline.orders import Order, Orders
 from monitor.pipeline.pipeline import Pipeline
+from rules.abilities import Abilities
 from rules.document import DocumentError
 from rules.engine import RuleEngine
 from rules.facts import ProbeFacts
 from rules.nearest import unknown
-from rules.ruleset import RuleSet
-from rules.schema import Action, Rule
+from rules.ruleset import ANYTHING, RuleSet
 
 log = logging.getLogger("barograph.rules")
 
-ENFORCED = frozenset({Action.OBSERVE, Action.ALERT, Action.HALT})  # what the gateway can do today
 LOOK_S = 1.0
 MAX_ALERTS = 1000  # that are kept, and that one call of the webhook may name
 MAX_REFUSED, MAX_NAMED = 8, 64  # refusals that one answer names; rules that one alert may name
@@ -41,19 +41,24 @@ class Rulebook:
     puts in shadow holds while its alert fires, and is forgotten with the process, as Alertmanager repeats itself.
     """
 
-    def __init__(self, path: Path, probes: Iterable[ProbeFacts], ledger: Ledger) -> None:
-        """Raises DocumentError or ConfigError for a file that cannot be judged by."""
+    def __init__(
+        self, path: Path, probes: Iterable[ProbeFacts], ledger: Ledger, abilities: Abilities = ANYTHING, orders: Orders | None = None
+    ) -> None:
+        """`abilities`: what the gateway can do; `orders`: rules that somebody armed or put in shadow by hand. Raises DocumentError or ConfigError for a file that cannot be judged by."""
         self.path = path
         self._probes = tuple(probes)
+        self._abilities = abilities
+        self._orders: Iterable[Order] = orders if orders is not None else ()
         self._ledger = ledger
         self._freeze = ledger.path.with_name(ledger.path.name + ".freeze")
         self._pipeline: Pipeline | None = None
         self._alerts: dict[str, tuple[list[str], list[str]]] = {}  # fingerprint → rules to arm, rules to put in shadow
         self.failed = ""
         reading = rulefiles.Reading(path)
-        self.engine = RuleEngine(reading.ruleset(), self._probes, ENFORCED)
+        self.engine = RuleEngine(reading.ruleset(), self._probes, self._abilities)
         self._seen = reading.seen  # also what a refused set would have included: mending it is a change
         self._one_at_a_time = asyncio.Lock()
+        self._apply()
         self._record("loaded", self.engine.ruleset)
 
     @property
@@ -88,7 +93,7 @@ class Rulebook:
         """The rules as they lie on disk, or why they can't be judged by."""
         reading = rulefiles.Reading(self.path)
         try:
-            return RuleEngine(reading.ruleset(), self._probes, ENFORCED)
+            return RuleEngine(reading.ruleset(), self._probes, self._abilities)
         except (DocumentError, BarographError) as error:
             return str(error)
         finally:
@@ -147,7 +152,9 @@ class Rulebook:
             if len(arm) + len(disarm) > MAX_NAMED:
                 refused.append(f"alert '{name}' names {len(arm) + len(disarm)} rules; expected at most {MAX_NAMED}")
                 continue
-            wrong = [each for each in arm if each not in known or _objection(known[each])] + [each for each in disarm if each not in known]
+            wrong = [each for each in arm if each not in known or self._abilities.objection(known[each])] + [
+                each for each in disarm if each not in known
+            ]
             if wrong:
                 strange += wrong
             elif (arm or disarm) and name not in self._alerts and len(self._alerts) >= MAX_ALERTS:
@@ -159,9 +166,24 @@ class Rulebook:
         if self.engine.overrides != before:
             self._ledger.append("rules", event="modes", by="alertmanager", modes=self.engine.overrides, digest=self.engine.digest)
         # Only what is said is looked for: to find the nearest name takes longer than all else here.
-        refused += [_objection(known[each]) if each in known else unknown("rule", each, known) for each in strange[:MAX_REFUSED]]
+        refused += [
+            self._abilities.objection(known[each]) if each in known else unknown("rule", each, known) for each in strange[:MAX_REFUSED]
+        ]
         if refused:
             raise RuleError("; ".join(refused[:MAX_REFUSED]))
+        return self.engine.overrides
+
+    def refusal(self, rule: str, arm: bool) -> str:
+        """Why a rule cannot be armed, or put in shadow, by hand; empty when it can."""
+        known = {each.rule: each for each in self.engine.rules}
+        if rule not in known:
+            return unknown("rule", rule, known)
+        return self._abilities.objection(known[rule]) if arm else ""
+
+    def ordered(self, by: str) -> dict[str, str]:
+        """Follow what was armed or put in shadow by hand. Returns the modes that are changed now."""
+        self._apply()
+        self._ledger.append("rules", event="modes", by=by, modes=self.engine.overrides, digest=self.engine.digest)
         return self.engine.overrides
 
     def describe(self) -> dict[str, Any]:
@@ -198,11 +220,20 @@ class Rulebook:
         return {name: rulefiles.state(Path(name)) for name in self._seen}
 
     def _apply(self) -> None:
-        """Modes from the alerts that fire now. A rule that one arms and another puts in shadow is armed."""
+        """Modes from the alerts that fire now, and above them those that were set by hand. A rule that one alert arms and another puts in shadow is armed."""
         known = {rule.rule: rule for rule in self.engine.rules}
         shadow = {rule: "shadow" for _, disarm in self._alerts.values() for rule in disarm if rule in known}
-        armed = {rule: "armed" for arm, _ in self._alerts.values() for rule in arm if rule in known and not _objection(known[rule])}
-        self.engine.overrides = shadow | armed
+        armed = {
+            rule: "armed"
+            for arm, _ in self._alerts.values()
+            for rule in arm
+            if rule in known and not self._abilities.objection(known[rule])
+        }
+        by_hand = {order.name: "shadow" if order.verb == "disarm" else "armed" for order in self._orders if order.kind == "rule"}
+        allowed = {
+            name for name, mode in by_hand.items() if name in known and (mode == "shadow" or not self._abilities.objection(known[name]))
+        }
+        self.engine.overrides = shadow | armed | {name: by_hand[name] for name in allowed}
 
     def _refuse(self, by: str, why: str) -> NoReturn:
         self.failed = why
@@ -223,13 +254,6 @@ class Rulebook:
             metrics.reload_failed.set(bool(self.failed))
             metrics.frozen.set(bool(self.frozen))
             metrics.rules_info.info({"digest": self.engine.digest})
-
-
-def _objection(rule: Rule) -> str:
-    """Why a rule must not be armed; empty when it may."""
-    if rule.action not in ENFORCED:
-        return f"rule '{rule.rule}': {rule.action.name.lower()} is not enforced here yet"
-    return f"rule '{rule.rule}' has maturity: sandbox and cannot be armed" if rule.maturity == "sandbox" else ""
 
 
 def _replace(path: Path, text: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from monitor.config import PACKS, read_text
+from monitor.config import PACKS, GatewayConfig, read_text
 from monitor.errors import ConfigError
 from probes.bank import Bank
+from rules.abilities import Abilities
 from rules.facts import ProbeFacts
 from rules.ruleset import RuleSet
 
@@ -84,3 +85,8 @@ def facts(bank: Bank) -> tuple[ProbeFacts, ...]:
         )
         for card in bank.card.probes
     )
+
+
+def abilities(config: GatewayConfig) -> Abilities:
+    """What a gateway with this configuration can do about rules."""
+    return Abilities(frozenset(config.targets), config.tenant_header is not None)

@@ -22,13 +22,15 @@ Key = tuple[str, int]
 class Ticket:
     """The gateway's interest in one request: its streams by choice, and a bell that rings when one of them moved.
 
-    `about` are the attributes that rules select by; `conversation` an opaque key. A `trial` is the gateway's own: nobody judges it.
+    `about` are the attributes that rules select by; `conversation` an opaque key. A `trial` is the gateway's own: nobody judges it, and
+    `tapped` says whether a tap of ours would have.
     """
 
     request: str
     about: Request = field(default_factory=dict)
     conversation: str = ""
     trial: bool = False
+    tapped: bool = False
     streams: dict[int, Stream] = field(default_factory=dict)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -46,7 +48,8 @@ class Stream:
     about: Request = field(default_factory=dict)
     conversation: str = ""
     verdicts: list[Verdict] = field(default_factory=list)
-    acting: Verdict | None = None
+    acting: Verdict | None = None  # what ends the stream here: a halt or a re-route
+    throttles: dict[str, Verdict] = field(default_factory=dict)  # by rule, those that fire now
 
     @property
     def name(self) -> str:
@@ -91,8 +94,12 @@ class StreamTable:
                 self._free_slot(stream)
 
     def is_trial(self, request: str) -> bool:
+        """Whether a request is the gateway's own; its tap asks when it begins to score it."""
         ticket = self.tickets.get(request)
-        return ticket is not None and ticket.trial
+        if ticket is None or not ticket.trial:
+            return False
+        ticket.tapped = True
+        return True
 
     def claimed(self, key: Key) -> Stream | None:
         """The stream that has this request and choice: it runs, or the gateway still reads it."""

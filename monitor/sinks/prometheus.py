@@ -136,6 +136,7 @@ class Metrics:
             buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128),
         )
         self.judged = counter("gateway_replies", "Replies by how they were judged: judged, lagged, or open and why", ["how"])
+        self.reroutes = counter("reroutes", "Replies that a rule re-routed, by target and what became of it", ["target", "outcome"])
         self.upstream = counter("gateway_upstream_failures", "Requests that the engine failed, by condition", ["condition"])
         self.records = counter("ledger_records", "Records in the ledger since the start")
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")

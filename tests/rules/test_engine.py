@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
+from rules.abilities import Abilities
 from rules.document import DocumentError
 from rules.engine import RuleEngine, distinct_rounds
 from rules.facts import ProbeFacts
-from rules.schema import Action
+from rules.ruleset import RuleSet
+from rules.schema import Action, Rule, Span, TenantLimit, Throttle
 from rules.verdict import Verdict, strongest
 from tests.rules.naive import PROBES, probe_facts
 
@@ -352,13 +354,33 @@ def test_a_rule_must_not_stop_a_reply_on_a_probe_without_proof() -> None:
 
 
 def test_an_action_that_nobody_takes_is_not_armed() -> None:
-    from rules.ruleset import RuleSet
+    text = "rules:\n- {rule: r, desc: d, when: panic.last > 1, do: WHAT, mode: MODE}\n"
+    for what, able, why in (
+        ("{reroute: {to: saef}}", Abilities({"safe", "slow"}), "unknown target 'saef'; did you mean 'safe'"),
+        ("{reroute: {to: safe}}", Abilities(()), "expected gateway.targets with that name"),
+        ("{throttle: {tenant: {concurrency: 1}}}", Abilities(tenants=False), "expected gateway.tenant_header"),
+    ):
+        with pytest.raises(DocumentError, match=why):
+            RuleEngine(RuleSet.from_text(text.replace("WHAT", what).replace("MODE", "armed"), "r"), probe_facts(), able)
+        RuleEngine(RuleSet.from_text(text.replace("WHAT", what).replace("MODE", "shadow"), "r"), probe_facts(), able)
+        RuleEngine(RuleSet.from_text(text.replace("WHAT", what).replace("MODE", "armed"), "r"), probe_facts())  # nobody knows yet
 
-    text = "rules:\n- {rule: r, desc: d, when: panic.last > 1, do: throttle, mode: MODE}\n"
-    able = frozenset({Action.OBSERVE, Action.ALERT, Action.HALT})
-    with pytest.raises(DocumentError, match=r"throttle is not enforced here yet \(enforced are: observe, alert, halt\)"):
-        RuleEngine(RuleSet.from_text(text.replace("MODE", "armed"), "r"), probe_facts(), able)
-    RuleEngine(RuleSet.from_text(text.replace("MODE", "shadow"), "r"), probe_facts(), able)
+
+def test_a_throttle_says_what_it_throttles_and_outlives_its_record() -> None:
+    def throttle(text: str) -> Throttle:
+        (rule,) = RuleSet.from_text(f"rules:\n- {{rule: r, desc: d, when: panic.last > 1, do: {text}}}\n", "r").rules
+        again = Rule.model_validate(rule.model_dump(mode="json", by_alias=True, exclude_none=True))
+        assert again == rule
+        assert rule.do.throttle is not None
+        return rule.do.throttle
+
+    assert throttle("throttle").tokens_per_second == 5
+    assert throttle("{throttle: {tokens_per_second: 0.5}}").tokens_per_second == 0.5
+    alone = throttle("{throttle: {tenant: {concurrency: 2, recover: 5m}}}")
+    assert (alone.tokens_per_second, alone.tenant) == (None, TenantLimit(concurrency=2, recover=Span(seconds=300)))
+    for wrong in ("{throttle: {tenant: {}}}", "{throttle: {tokens_per_second: 0}}", "{throttle: {tenant: {concurrency: 1, recover: 4 tokens}}}"):
+        with pytest.raises(DocumentError):
+            throttle(wrong)
 
 
 def test_a_reload_takes_over_what_streams_have_been_through() -> None:

@@ -21,7 +21,9 @@ from monitor.audit.ledger import Ledger
 from monitor.config import PACKS
 from monitor.pipeline import rulebook
 from monitor.pipeline.rulebook import Rulebook, RuleError
+from rules.abilities import Abilities
 from rules.document import DocumentError
+from rules.ruleset import ANYTHING
 from tests.rules.naive import probe_facts
 
 RULE = "- {rule: %s, desc: d, when: 'panic.last > %s', do: %s, mode: %s}\n"
@@ -34,11 +36,11 @@ def rules(*given: tuple[str, float, str, str]) -> str:
 class Shelf:
     """A rule file, a ledger, and the rulebook over them."""
 
-    def __init__(self, folder: Path, text: str) -> None:
+    def __init__(self, folder: Path, text: str, abilities: Abilities = ANYTHING) -> None:
         self.file = folder / "rules.yaml"
         self.file.write_text(text)
         self.ledger = Ledger(folder / "ledger.jsonl")
-        self.book = Rulebook(self.file, probe_facts(), self.ledger)
+        self.book = Rulebook(self.file, probe_facts(), self.ledger, abilities)
 
     def records(self, event: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.ledger.path.read_text().splitlines()]
@@ -120,9 +122,9 @@ def test_modes_outlive_a_reload(shelf: Shelf) -> None:
 
 
 def test_alertmanager_arms_nothing_that_must_not_be(tmp_path: Path) -> None:
-    text = rules(("a", 3, "throttle", "shadow")) + "- {rule: b, desc: d, when: panic.last > 1, do: alert, maturity: sandbox}\n"
-    shelf = Shelf(tmp_path, text)
-    for rule, why in (("a", "throttle is not enforced"), ("b", "maturity: sandbox"), ("c", "unknown rule 'c'")):
+    text = rules(("a", 3, "{reroute: {to: safe}}", "shadow")) + "- {rule: b, desc: d, when: panic.last > 1, do: alert, maturity: sandbox}\n"
+    shelf = Shelf(tmp_path, text, Abilities(()))
+    for rule, why in (("a", "expected gateway.targets"), ("b", "maturity: sandbox"), ("c", "unknown rule 'c'")):
         with pytest.raises(RuleError, match=why):
             shelf.book.alerts(alert("firing", barograph_arm=rule))
     assert shelf.book.engine.overrides == {}
