@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import aiohttp
 
 from monitor.gateway.asked import Asked
+from monitor.gateway.course import Event
 from monitor.gateway.hold import Hold
 from monitor.gateway.relay import Chunk, Relay, broken_off, chunk_of, said_by_engine, upstream_error
 from monitor.gateway.reroute import Delivered, Seam, Turn, Way, body_for, plan
@@ -35,6 +36,7 @@ class Detour:
         self, asked: Asked, given: Mapping[str, str], query: str, targets: Targets, pipeline: Pipeline, ticket: Ticket, scores: bool, loop: bool
     ) -> None:  # fmt: skip
         self.taken: Target | None = None
+        self.on_outcome: Callable[[Event], None] = lambda event: None
         self.judged = False
         self.relay: Relay | None = None  # where this sidecar judges the target
         self.whole: Whole | None = None
@@ -188,11 +190,13 @@ class Detour:
     def _take(self, target: Target, turn: Turn) -> None:
         if self.taken is None:
             self.taken = target
+            self.on_outcome(Event.TAKEN)
             self._record("outcome", turn.verdict, do="taken", why="", judged=target.judged if self.judged else "nowhere")
 
     def _miss(self, turn: Turn, error: OpenAIError | Refused) -> None:
         why = str(error) if isinstance(error, OpenAIError) else f"it refuses with status {error.response.status_code}"
         self._record("outcome", turn.verdict, do="missed", why=why[:200])
+        self.on_outcome(Event.MISSED)
 
     def _record(self, event: str, verdict: Verdict, **fields: str) -> None:
         do, stream = verdict.rule.do.reroute, self._pipeline.streams.by_slot.get(verdict.slot)

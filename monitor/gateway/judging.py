@@ -67,6 +67,7 @@ class Judging:
         )  # fmt: skip
         self._relay.fingerprint = engine.facts.get("system_fingerprint")
         self._whole = Whole(asked, hold, pipeline.streams, ticket, config)
+        self._detour.on_outcome = self._relay.answered
         if config.targets:
             self._relay.plan = self._whole.plan = self._detour.plan
         self.on_end: Callable[[Judging, Reply[Any]], None] = lambda work, reply: None
@@ -112,8 +113,8 @@ class Judging:
         if second is not None:
             counts = {index: counts.get(index, 0) + count for index, count in second.counts.items()}
         event = ENDS.get(reply.outcome, Event.FAIL)
-        for course in self._relay.courses.values():
-            course.take(event)
+        for index, course in self._relay.courses.items():
+            course.take(Event.HALT if index in halted else event)
         pipeline.ledger.append(
             "reply", request=self._ticket.request, route=self.route, how=self.how(), outcome=reply.outcome, status=reply.status_code,
             tokens=sum(counts.values()), choices=len(counts), halted=[verdict.rule.rule for verdict in halted.values()],

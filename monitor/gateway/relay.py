@@ -205,6 +205,12 @@ class Relay:
     def course(self, index: int) -> Course:
         return self.courses.setdefault(index, Course())
 
+    def answered(self, event: Event) -> None:
+        """The target took the reply, or did not."""
+        for course in self.courses.values():
+            if course.state is State.REROUTING:
+                course.take(event)
+
     def _halt(self, chunk: Chunk, part: Chunk, verdict: Verdict, first: int, end: int, out: list[Chunk]) -> None:
         index = part["index"]
         self.halted[index] = verdict

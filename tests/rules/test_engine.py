@@ -378,7 +378,11 @@ def test_a_throttle_says_what_it_throttles_and_outlives_its_record() -> None:
     assert throttle("{throttle: {tokens_per_second: 0.5}}").tokens_per_second == 0.5
     alone = throttle("{throttle: {tenant: {concurrency: 2, recover: 5m}}}")
     assert (alone.tokens_per_second, alone.tenant) == (None, TenantLimit(concurrency=2, recover=Span(seconds=300)))
-    for wrong in ("{throttle: {tenant: {}}}", "{throttle: {tokens_per_second: 0}}", "{throttle: {tenant: {concurrency: 1, recover: 4 tokens}}}"):
+    for wrong in (
+        "{throttle: {tenant: {}}}",
+        "{throttle: {tokens_per_second: 0}}",
+        "{throttle: {tenant: {concurrency: 1, recover: 4 tokens}}}",
+    ):
         with pytest.raises(DocumentError):
             throttle(wrong)
 

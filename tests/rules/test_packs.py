@@ -10,8 +10,8 @@ import pytest
 from monitor.config import PACKS, Config, read_text
 from monitor.pipeline.rulefiles import facts, load, packs
 from rules import testing
-from rules.document import parse
 from rules.abilities import Abilities
+from rules.document import parse
 from rules.engine import RuleEngine
 from rules.schema import Action, json_schema
 

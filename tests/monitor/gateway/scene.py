@@ -17,7 +17,7 @@ from monitor.config import GatewayConfig
 from monitor.gateway.gateway import Gateway
 from monitor.http.serving import Servers
 from probes.bank import Bank
-from tests.monitor.pipeline.rig import Rig
+from tests.monitor.pipeline.rig import RULES, Rig
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -100,13 +100,20 @@ def usage(count: int, **more: Any) -> dict[str, Any]:
 
 
 class Scene:
-    """`script` answers every request of the engine's; `seen` are those that came. `settings` are the gateway's."""
+    """`script` answers every request of the engine's; `seen` are those that came. `settings` are the gateway's.
 
-    def __init__(self, bank: Bank, folder: Path, script: Script, **settings: Any) -> None:
-        self.rig = Rig(bank, folder / "ledger.jsonl")
+    `there`: what the target `safe` answers, on a socket of its own; `went` are the requests that came there.
+    """
+
+    def __init__(self, bank: Bank, folder: Path, script: Script, there: Script | None = None, rules: str = RULES, **settings: Any) -> None:
+        self.rig = Rig(bank, folder / "ledger.jsonl", rules)
+        self.there = there
+        self.went: list[Exchange] = []
         self.folder = Path(tempfile.mkdtemp(prefix="scene-"))  # a socket's path must be short
         self.script = script
         self.seen: list[Exchange] = []
+        if there is not None:
+            settings["targets"] = {"safe": {"upstream": f"unix:{self.folder / 't.sock'}", "model": "calm-model"}}
         self.config = GatewayConfig(**{"upstream": f"unix:{self.folder / 'e.sock'}", "judge_timeout_s": 0.3, **settings})
         self.gateway = Gateway(self.config, self.rig.pipeline)
         self.servers = Servers()
@@ -120,6 +127,7 @@ class Scene:
     async def open(self) -> AsyncIterator[httpx.AsyncClient]:
         """Everything runs; gives a client of the gateway."""
         engine = await asyncio.start_unix_server(self._serve, self.folder / "e.sock") if self.config.upstream.startswith("unix:") else None
+        target = await asyncio.start_unix_server(self._serve_there, self.folder / "t.sock") if self.there is not None else None
         listener = self.servers.bind("gateway", ("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         self.servers.serve(self.gateway, listener, self.gateway.drain)
@@ -134,11 +142,19 @@ class Scene:
                 finally:
                     self.servers.stop()
                     await running
-                    if engine is not None:
-                        engine.close()
+                    for each in (engine, target):
+                        if each is not None:
+                            each.close()
                     self.rig.ledger.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._answer(reader, writer, self.script, self.seen)
+
+    async def _serve_there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self.there is not None
+        await self._answer(reader, writer, self.there, self.went)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, script: Script, seen: list[Exchange]) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 first, *lines = head.decode("latin-1").split("\r\n")
@@ -146,10 +162,10 @@ class Scene:
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 exchange = Exchange(self, method, target, headers, body, writer)
-                self.seen.append(exchange)
+                seen.append(exchange)
                 watch = asyncio.create_task(self._watch(reader, exchange))
                 try:
-                    await self.script(exchange)
+                    await script(exchange)
                     if not exchange.gone.is_set():
                         await writer.drain()
                 finally:

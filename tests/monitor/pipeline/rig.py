@@ -27,13 +27,14 @@ RULES = "rules:\n- {rule: high, desc: d, when: panic.last > 3, do: halt, mode: a
 class Rig:
     """A pipeline and one connected source."""
 
-    def __init__(self, bank: Bank, path: Path, **sidecar: Any) -> None:
+    def __init__(self, bank: Bank, path: Path, rules: str = RULES, **sidecar: Any) -> None:
         self.registry = CollectorRegistry()
         self.ledger = Ledger(path)
         drift = Drift(bank, 1000)
         metrics = Metrics(self.registry, bank.names, drift)
-        rules = RuleEngine.from_text(RULES, facts(bank))
-        self.pipeline = Pipeline(Parts(bank, rules, self.ledger, metrics, drift, SidecarConfig(**sidecar)))
+        self.pipeline = Pipeline(
+            Parts(bank, RuleEngine.from_text(rules, facts(bank)), self.ledger, metrics, drift, SidecarConfig(**sidecar))
+        )
         self.hello = wire.Hello(wire.VERSION, "s", 1, "e", "m", "d", bank.digest, list(bank.names), list(bank.layers))
         self.source = self.tap()
         self.seq = 0
