@@ -11,7 +11,10 @@ import signal
 from prometheus_client import CollectorRegistry
 
 from monitor.admin import canary
+from monitor.admin.access import Access
 from monitor.admin.app import admin_app
+from monitor.admin.commander import Commander
+from monitor.admin.mailbox import Mailbox
 from monitor.admin.tasks import Tasks
 from monitor.audit.ledger import Ledger
 from monitor.config import Config
@@ -35,6 +38,7 @@ async def run(config: Config) -> None:
     """Serve until told to stop. What starts last stops first."""
     bank = config.load_bank()
     proof, proof_sha256 = Proof.load(config.tap.verified) if config.tap.verified else (None, "")
+    access = Access(config.sidecar.access)
     servers = Servers()
     registry = CollectorRegistry()
     drift = Drift(bank, config.sidecar.drift_tokens)
@@ -51,7 +55,8 @@ async def run(config: Config) -> None:
     gateway = Gateway(config.gateway, pipeline, orders)
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
     tasks = Tasks(metrics)
-    admin = admin_app(pipeline, registry, rulebook, receiver, tasks, config.sidecar)
+    commander = Commander(gateway, rulebook, config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".commands"))
+    admin = admin_app(gateway, commander, registry, rulebook, receiver, tasks, access, config.sidecar)
     servers.serve(admin, servers.bind("admin", config.sidecar.admin))
     receiver.start()
     ledger.append(
@@ -66,8 +71,12 @@ async def run(config: Config) -> None:
         modes={rule.rule: rule.mode for rule in rulebook.engine.rules},
         failure_modes=_failure_modes(config),
     )
-    if kafka is not None:
+    mailbox = None
+    if kafka is not None and config.sidecar.kafka is not None:
         kafka.start()
+        if config.sidecar.kafka.commands is not None:
+            mailbox = Mailbox(config.sidecar.kafka, config.sidecar.kafka.commands, commander, metrics)
+            mailbox.start()
     tasks.keep("ledger", lambda: _sync(ledger, metrics))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
@@ -82,6 +91,8 @@ async def run(config: Config) -> None:
             await servers.run()
     finally:
         tasks.close()
+        if mailbox is not None:
+            await asyncio.to_thread(mailbox.close)
         receiver.close()
         ledger.append("sidecar", event="stop")
         ledger.close()

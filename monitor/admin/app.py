@@ -11,26 +11,32 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from monitor.admin import live as live_view
-from monitor.admin.guard import Guard
+from monitor.admin.access import Access
+from monitor.admin.commander import Commander
+from monitor.admin.commands import command_routes
+from monitor.admin.guard import Guard, is_loopback
 from monitor.admin.health import health_of
 from monitor.admin.live import Views
 from monitor.admin.rules import rule_routes
 from monitor.admin.tasks import Tasks
 from monitor.config import SidecarConfig
+from monitor.gateway.gateway import Gateway
 from monitor.http.responses import EventStream
-from monitor.pipeline.pipeline import Pipeline
 from monitor.pipeline.receiver import Receiver
 from monitor.pipeline.rulebook import Rulebook
 
 
 def admin_app(
-    pipeline: Pipeline, registry: CollectorRegistry, rulebook: Rulebook, receiver: Receiver, tasks: Tasks, config: SidecarConfig
-) -> Starlette:
-    """Metrics, health, the live view, and what changes the rules."""
+    gateway: Gateway, commander: Commander, registry: CollectorRegistry, rulebook: Rulebook, receiver: Receiver, tasks: Tasks, access: Access,
+    config: SidecarConfig,
+) -> Starlette:  # fmt: skip
+    """Metrics, health, the live view, commands, and what changes the rules."""
+    pipeline = gateway.pipeline
 
     async def health(request: Request) -> Response:
-        body = health_of(pipeline, receiver, tasks)
-        return JSONResponse(body, 503 if body["reasons"] else 200)
+        body = health_of(pipeline, receiver, tasks, access, gateway.orders)
+        status = 503 if body["reasons"] else 200
+        return JSONResponse(body if request.state.person is not None else {"status": body["status"]}, status)
 
     async def live(request: Request) -> Response:
         """Alive means only that the process answers."""
@@ -54,6 +60,7 @@ def admin_app(
             Route("/watch", watch),
             Route("/metrics", metrics),
             *rule_routes(rulebook),
+            *command_routes(commander, gateway),
         ],
-        middleware=[Middleware(Guard, hosts, config.admin_open)],
+        middleware=[Middleware(Guard, hosts, access, is_loopback(config.admin[0]), config.admin_open)],
     )

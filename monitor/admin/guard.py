@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
-import os
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-TOKEN = "BAROGRAPH_ADMIN_TOKEN"
+from monitor.admin.access import TOKEN, Access, Person, Role
+
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+PROBES = frozenset({"/live", "/health"})  # an orchestrator asks these without a token, and gets a status and nothing else
+ADMINS = frozenset({"/rules/reload", "/rules/thaw"})
 
 
 class Guard:
-    """Lets a request through that names this address as its host, comes from no foreign page, and has the token when it changes something.
+    """Lets a request through that names this address as its host, comes from no foreign page, and has a token for what it wants.
 
     `hosts`: names under which the address is reached, beside loopback's and the address of the connection itself. A name that leads here
-    all the same (DNS rebinding) is refused. `is_open`: changes need no token.
+    all the same (DNS rebinding) is refused. `near`: only this machine reaches the address, so that reading needs no token. `is_open`:
+    changes need none either. Whoever asks is in the scope's state as `person`.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] = (), is_open: bool = False) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str], access: Access, near: bool = True, is_open: bool = False) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._access = access
+        self._near = near
         self._open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,20 +46,44 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower()):
             return _no(403, f"a page of {origin[:200]} may not ask here; expected one of http://{hosts[0][:200]}, or no browser")
-        if scope["method"] in READS:
-            return None
+        person = self._access.who(headers.get("authorization", ""))
+        reads = scope["method"] in READS
+        if person is None and self._open:
+            person = Person(name="open", role=Role.ADMIN)
+        elif person is None and reads and self._near:
+            person = Person(name="near", role=Role.VIEWER)
+        scope.setdefault("state", {})["person"] = person
+        if reads:
+            return None if person is not None or scope["path"] in PROBES else self._unknown()
         if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             return _no(415, "expected content-type: application/json")
-        return None if self._open else _without_token(headers)
+        if person is None:
+            return self._unknown()
+        if not person.role.commands or (scope["path"] in ADMINS and person.role is not Role.ADMIN):
+            wanted = "admin" if scope["path"] in ADMINS else "operator or admin"
+            return _no(403, f"the token of {person.name} has role {person.role.value}; expected {wanted}")
+        return None
 
     def _known(self, name: str, scope: Scope) -> bool:
         server = scope.get("server")
         if name == "localhost" or name in self._hosts or (server is not None and name == str(server[0]).lower()):
             return True
-        try:
-            return ipaddress.ip_address(name).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(name)
+
+    def _unknown(self) -> Response:
+        if not self._access.any:
+            return _no(
+                403,
+                f"this needs a bearer token: set {TOKEN} for the sidecar or name a file as sidecar.access, or set sidecar.admin_open: true",
+            )
+        return _no(401, f"expected the bearer token of {TOKEN}, or one in the file of sidecar.access")
+
+
+def is_loopback(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def name_of(host: str) -> str:
@@ -64,16 +92,6 @@ def name_of(host: str) -> str:
         return host[1:].partition("]")[0].lower()
     name, _, port = host.rpartition(":")
     return (name if port.isdigit() and name else host).lower()
-
-
-def _without_token(headers: Headers) -> Response | None:
-    wanted = os.environ.get(TOKEN, "")
-    if not wanted:
-        return _no(403, f"changes need a bearer token: set {TOKEN} for the sidecar and send it, or set sidecar.admin_open: true")
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), os.fsencode(wanted)):
-        return None
-    return _no(401, f"expected the bearer token of {TOKEN}")
 
 
 def _no(status: int, why: str) -> Response:

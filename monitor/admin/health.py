@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from monitor.admin.access import Access
 from monitor.admin.tasks import Tasks
 from monitor.gateway.trial import SERVES
+from monitor.pipeline.orders import Orders
 from monitor.pipeline.pipeline import Pipeline
 from monitor.pipeline.receiver import Receiver
 
 
-def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks) -> dict[str, Any]:
+def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks, access: Access, orders: Orders) -> dict[str, Any]:
     """All that an orchestrator or a person asks. `reasons` is empty when requests are served and judged."""
     found = {
         "engine": "" if pipeline.engine_state == SERVES else pipeline.engine_state,
@@ -18,6 +20,8 @@ def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks) -> dict[str,
         "ledger": pipeline.ledger.failed,
         "socket": receiver.failed,
         "tasks": tasks.failed,
+        "access": access.failed,
+        "orders": orders.broken,
     }
     reasons = [f"{what}: {why}" for what, why in found.items() if why]
     return {
@@ -32,6 +36,7 @@ def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks) -> dict[str,
         ],
         "ledger": pipeline.ledger.failed or "ok",
         "tasks": tasks.failed or "ok",
+        "stops": sum(order.verb == "stop" for order in orders),
         "probes": pipeline.bank.names,
         "rules": len(pipeline.rules.rules),
         "rules_in_shadow": [source.hello.model for source in pipeline.sources if pipeline.shadowed(source)],

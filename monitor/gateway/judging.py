@@ -77,6 +77,13 @@ class Judging:
         """What rules and orders may select the request by."""
         return dict(self._ticket.about)
 
+    def has(self, stream: Stream) -> bool:
+        return stream in self._ticket.streams.values()
+
+    def released(self, stream: Stream) -> int:
+        """How many tokens of one of its streams have left; of a reply that is held whole, none."""
+        return self._relay.counts.get(stream.key[1], 0)
+
     @property
     def running(self) -> list[Stream]:
         """Its streams that the engine has not ended."""

@@ -33,7 +33,7 @@ class Pace:
 
     async def keep(self, stream: Stream | None, tokens: int) -> None:
         """Wait until `tokens` more may leave; not at all while nothing throttles the stream."""
-        while tokens > 0 and (rate := rate_of(stream)) is not None:
+        while tokens > 0 and stream is not None and stream.acting is None and (rate := rate_of(stream)) is not None:
             due = self._last + 1 / rate
             left = due - time.monotonic()
             if left > SLICE_S:

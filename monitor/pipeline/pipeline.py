@@ -84,7 +84,7 @@ class Pipeline:
         self.drift = parts.drift
         self.sources: set[Source] = set()
         self.stages: tuple[Callable[[Batch], None], ...] = (self.decode, self.meter, self.judge, self.act, self.record, self.publish)
-        self._wake_publisher = parts.wake_publisher
+        self.wake_publisher = parts.wake_publisher
         self._unmatched = 0
         self.scores = ScoreLog(self.bank.names, self.streams, self.ledger) if self._config.record_scores else None
         self._records = Records(self.ledger, self.streams, self.bank.names, conversations=self.scores is not None)
@@ -277,7 +277,7 @@ class Pipeline:
         for stream, _ in batch.ended:
             self._end(batch.source, stream)
         if batch.verdicts:
-            self._wake_publisher()
+            self.wake_publisher()
 
     def _begin(self, batch: Batch, begin: wire.Begin) -> None:
         source, key = batch.source, (begin.request, begin.index)

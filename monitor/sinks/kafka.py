@@ -18,7 +18,8 @@ from monitor.sinks.prometheus import Metrics
 log = logging.getLogger("barograph.kafka")
 
 PASSWORD = "BAROGRAPH_KAFKA_PASSWORD"
-KINDS = ("verdict", "failure")
+KINDS = ("verdict", "failure", "reroute", "tenant")
+OUTCOMES = ("command",)
 SCORES = ("scores", "stream")  # what a replay needs
 BATCH = 500
 RETRY_S = 1.0
@@ -112,7 +113,10 @@ class KafkaPublisher:
         except ValueError:
             return None  # a torn line, from a crash of the machine
         kind = record.get("kind")
+        commands = self._config.commands
         topic = self._config.topic if kind in KINDS else self._config.scores_topic if kind in SCORES else None
+        if kind in OUTCOMES and commands is not None:
+            topic = commands.outcomes_topic
         if topic is None:
             return None
         return producer.send(topic, value=line, key=str(record.get("stream", "")).encode())

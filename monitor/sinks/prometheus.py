@@ -136,6 +136,15 @@ class Metrics:
             buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128),
         )
         self.judged = counter("gateway_replies", "Replies by how they were judged: judged, lagged, or open and why", ["how"])
+        self.commands = counter("commands", "Commands by verb and outcome", ["verb", "outcome"])
+        self.command_errors = counter("command_errors", "Failures of reading commands from Kafka; it is tried again")
+        self.tenants_throttled = Gauge(
+            "barograph_tenants_throttled",
+            "Tenants that are throttled; those not named in gateway.tenants together",
+            ["tenant"],
+            registry=registry,
+        )
+        self.stops = gauge("stops_standing", "Stops that stand: what they name is refused")
         self.reroutes = counter("reroutes", "Replies that a rule re-routed, by target and what became of it", ["target", "outcome"])
         self.upstream = counter("gateway_upstream_failures", "Requests that the engine failed, by condition", ["condition"])
         self.records = counter("ledger_records", "Records in the ledger since the start")

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from monitor.admin.access import Access
 from monitor.admin.guard import TOKEN, Guard, name_of
 
 JSON = {"content-type": "application/json"}
@@ -25,7 +26,10 @@ def web(base: str = "http://127.0.0.1:8401", **guard: Any) -> TestClient:
         return PlainTextResponse("changed")
 
     return TestClient(
-        Starlette(routes=[Route("/x", answer, methods=["GET", "POST"])], middleware=[Middleware(Guard, **guard)]), base_url=base
+        Starlette(
+            routes=[Route("/x", answer, methods=["GET", "POST"])], middleware=[Middleware(Guard, access=Access(), **{"hosts": (), **guard})]
+        ),
+        base_url=base,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -10,9 +11,13 @@ from starlette.testclient import TestClient
 
 from monitor import wire
 from monitor.admin import live
+from monitor.admin.access import TOKEN, Access
 from monitor.admin.app import admin_app
+from monitor.admin.command import ABOUT
+from monitor.admin.commander import Commander
 from monitor.admin.tasks import Tasks
-from monitor.config import SidecarConfig
+from monitor.config import GatewayConfig, SidecarConfig
+from monitor.gateway.gateway import Gateway
 from monitor.pipeline.receiver import Receiver
 from monitor.pipeline.rulebook import Rulebook
 from probes.bank import Bank
@@ -23,14 +28,18 @@ from tests.rules.naive import probe_facts
 class Ward:
     """A sidecar's parts behind its admin address, all of them well."""
 
-    def __init__(self, bank: Bank, folder: Path) -> None:
+    def __init__(self, bank: Bank, folder: Path, **config: Any) -> None:
         self.rig = Rig(bank, folder / "ledger.jsonl")
         self.rig.pipeline.engine_state = "ok"
         self.tasks = Tasks(self.rig.pipeline.metrics)
         self.receiver = Receiver(folder / "tap.sock", self.rig.pipeline)
         (folder / "rules.yaml").write_text(RULES)
         book = Rulebook(folder / "rules.yaml", probe_facts(), self.rig.ledger)
-        app = admin_app(self.rig.pipeline, CollectorRegistry(), book, self.receiver, self.tasks, SidecarConfig())
+        self.gateway = Gateway(GatewayConfig(), self.rig.pipeline)
+        self.commander = Commander(self.gateway, book, folder / "ledger.jsonl.commands")
+        self.access = Access()
+        sidecar = SidecarConfig(**config)
+        app = admin_app(self.gateway, self.commander, CollectorRegistry(), book, self.receiver, self.tasks, self.access, sidecar)
         self.web = TestClient(app, base_url="http://127.0.0.1:8401")
 
 
@@ -47,7 +56,7 @@ def test_all_is_well(ward: Ward) -> None:
     assert [tap["check"] for tap in body["taps"]] == [ward.rig.source.checked]
 
 
-@pytest.mark.parametrize("what", ["engine", "taps", "ledger", "socket", "tasks"])
+@pytest.mark.parametrize("what", ["engine", "taps", "ledger", "socket", "tasks", "access", "orders"])
 def test_whatever_is_not_well_is_a_reason(ward: Ward, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if what == "engine":
         ward.rig.pipeline.engine_state = "does not answer"
@@ -57,6 +66,10 @@ def test_whatever_is_not_well_is_a_reason(ward: Ward, what: str, monkeypatch: py
         monkeypatch.setattr(type(ward.rig.ledger), "failed", "no space")
     elif what == "socket":
         monkeypatch.setattr(ward.receiver, "failed", "another listens there")
+    elif what == "access":
+        monkeypatch.setattr(ward.access, "failed", "tokens not read")
+    elif what == "orders":
+        monkeypatch.setattr(ward.gateway.orders, "broken", "cannot be read")
     else:
         monkeypatch.setattr(Tasks, "failed", "ledger: OSError: broken")
     answer = ward.web.get("/health")
@@ -80,7 +93,28 @@ def test_too_many_views_are_told_so(ward: Ward, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_route_is_guarded(ward: Ward) -> None:
-    for path in ("/health", "/live", "/watch", "/metrics", "/rules", "/nothing"):
+    for path in ("/health", "/live", "/watch", "/metrics", "/rules", "/orders", "/openapi.json", "/nothing"):
         assert ward.web.get(path, headers={"host": "evil.example"}).status_code == 421
-    for path in ("/rules/reload", "/rules/freeze", "/rules/thaw", "/alertmanager", "/nothing"):
+    for path in ("/rules/reload", "/rules/freeze", "/rules/thaw", "/alertmanager", "/commands", "/nothing"):
         assert ward.web.post(path, json={}).status_code == 403
+
+
+def test_an_address_that_others_reach_shows_nothing_without_a_token(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "secret")
+    ward = Ward(bank, tmp_path, admin="0.0.0.0:8401")
+    for path in ("/watch", "/metrics", "/rules", "/orders", "/openapi.json"):
+        assert ward.web.get(path).status_code == 401, path
+    assert ward.web.get("/live").json() == {"status": "ok"}
+    assert ward.web.get("/health").json() == {"status": "ok"}  # what an orchestrator asks: no model, no reason
+    bearer = {"authorization": "Bearer secret"}
+    assert ward.web.get("/metrics", headers=bearer).status_code == 200
+    assert "taps" in ward.web.get("/health", headers=bearer).json()
+
+
+def test_the_openapi_document_names_every_route(ward: Ward) -> None:
+    document = ward.web.get("/openapi.json").json()
+    served = {route.path for route in ward.web.app.routes} - {"/openapi.json"}  # type: ignore[attr-defined]
+    assert set(document["paths"]) == served
+    command = document["components"]["schemas"]["Command"]
+    assert set(command["required"]) == {"verb", "reason"}
+    assert set(command["properties"]["verb"]["enum"]) == set(ABOUT)

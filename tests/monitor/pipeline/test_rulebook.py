@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
+from monitor.admin.access import Access
 from monitor.admin.guard import Guard
 from monitor.admin.rules import rule_routes
 from monitor.audit.ledger import Ledger
@@ -277,7 +278,10 @@ def test_the_nearest_name_is_looked_for_only_where_it_is_said(shelf: Shelf, monk
 
 
 def client(shelf: Shelf, **guard: Any) -> TestClient:
-    return TestClient(Starlette(routes=rule_routes(shelf.book), middleware=[Middleware(Guard, **guard)]), base_url="http://127.0.0.1:8401")
+    return TestClient(
+        Starlette(routes=rule_routes(shelf.book), middleware=[Middleware(Guard, access=Access(), **{"hosts": (), **guard})]),
+        base_url="http://127.0.0.1:8401",
+    )
 
 
 def test_the_admin_api(shelf: Shelf) -> None:
