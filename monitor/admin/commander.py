@@ -118,7 +118,7 @@ class Commander:
             await asyncio.to_thread(self._orders.give, self._order(command, issuer, "stop"))
         except BarographError as error:
             raise CommandError(f"running replies were ended, but new ones are not refused: {error}") from None
-        running += gateway.stop(concerned, why)  # those that came meanwhile
+        running += [stream for stream in gateway.stop(concerned, why) if stream not in running]  # those that came meanwhile
         return await self._ended(running)
 
     async def _ended(self, running: list[Stream]) -> Outcome:

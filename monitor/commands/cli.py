@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monitor import __version__
+from monitor.commands import orders
 from monitor.commands.probes import app as probes_app
 from monitor.commands.rules import app as rules_app
 from monitor.errors import BarographError
@@ -137,6 +138,10 @@ def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOp
     from monitor.sidecar import run
 
     uvloop.run(run(_config(config, model, bank)))
+
+
+for command in (orders.stop, orders.resume, orders.throttle, orders.lift, orders.arm, orders.disarm, orders.release, orders.orders):
+    app.command()(command)
 
 
 @app.command()

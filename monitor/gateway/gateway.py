@@ -202,9 +202,9 @@ class Gateway:
 
     def stop(self, concerned: Callable[[Judging], bool], why: str) -> list[Stream]:
         """End the replies that are concerned. Returns their streams that the engine runs."""
-        running: list[Stream] = []
-        for reply in [reply for reply in self.replies if concerned(reply.work)]:
-            running += reply.work.running
+        replies = [reply for reply in self.replies if concerned(reply.work)]
+        running = [stream for reply in replies for stream in reply.work.running]
+        for reply in replies:
             reply.stop(stopped_by(why))
         return running
 

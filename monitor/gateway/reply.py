@@ -73,7 +73,9 @@ class Reply(Response, Generic[Work]):
         self._task: asyncio.Task[None] | None = None
 
     def stop(self, error: OpenAIError) -> None:
-        """End it now, with an error."""
+        """End it now, with an error. The first one counts: a second would break off the saying of it."""
+        if self._stopped is not None:
+            return
         self._stopped = error
         if self._task is not None:
             self._task.cancel()

@@ -21,6 +21,7 @@ from tests.stack import Stack, eventually, free_port
 
 TOPIC = "barograph.verdicts"
 SCORES = "barograph.scores"
+COMMANDS, OUTCOMES = "barograph.commands", "barograph.outcomes"
 RULES = "rules:\n- {rule: each, desc: d, when: calm.last > -99, do: alert, mode: armed}\n"
 
 
@@ -50,7 +51,7 @@ def broker(port: int, log: Path) -> Iterator[str]:
             try:
                 admin = KafkaAdminClient(bootstrap_servers=address, request_timeout_ms=3000)
                 try:
-                    for topic in {TOPIC, SCORES} - set(admin.list_topics()):
+                    for topic in {TOPIC, SCORES, COMMANDS, OUTCOMES} - set(admin.list_topics()):
                         admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
                 finally:
                     admin.close()
@@ -65,10 +66,10 @@ def broker(port: int, log: Path) -> Iterator[str]:
         process.wait(timeout=10)
 
 
-def consume(address: str, count: int, seconds: float = 30) -> list[dict[str, Any]]:
+def consume(address: str, count: int, seconds: float = 30, topic: str = TOPIC) -> list[dict[str, Any]]:
     consumer = KafkaConsumer(bootstrap_servers=address, consumer_timeout_ms=1000, enable_auto_commit=False)
     try:
-        consumer.assign([TopicPartition(TOPIC, 0)])
+        consumer.assign([TopicPartition(topic, 0)])
         consumer.seek_to_beginning()
         found: list[dict[str, Any]] = []
         deadline = time.monotonic() + seconds
