@@ -41,10 +41,23 @@ def server(tmp_path_factory: pytest.TempPathFactory, runtime: Path, environment:
         yield running
 
 
+# The engine is its own target: its tap is this sidecar's, so what it goes on with is judged here.
+RULES = """
+include: [default]
+rules:
+- {rule: turn, desc: d, when: panic.last > -1000, for: 6 tokens, match: request.tenant == "turn", mode: armed,
+   do: {reroute: {to: again}}}
+"""
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, server: VllmProcess, runtime: Path) -> Iterator[Stack]:
-    settings = {"socket": str(runtime / "compat.sock"), "gateway": {"upstream": f"http://127.0.0.1:{server.port}"}}
-    with Stack(tmp_path_factory.mktemp("stack"), settings, engine=False) as running:
+    url = f"http://127.0.0.1:{server.port}"
+    settings = {
+        "socket": str(runtime / "compat.sock"), "gateway": {"upstream": url, "tenant_header": "x-tenant", "targets": {"again": {"upstream": url}}},
+        "sidecar": {"on_stale_thresholds": "armed"},
+    }  # fmt: skip
+    with Stack(tmp_path_factory.mktemp("stack"), settings, RULES, engine=False) as running:
         # The tap has no token yet to prove itself with: the gateway's trial gives it some.
         eventually(lambda: httpx.get(running.admin("/health")).status_code == 200, "the tap has proved itself", 60)
         yield running
@@ -110,3 +123,20 @@ def test_prompts_with_several_choices_are_all_judged(stack: Stack) -> None:
     assert (response.status_code, response.headers["x-barograph"]) == (200, "judged")
     assert [choice["index"] for choice in response.json()["choices"]] == [0, 1, 2, 3]
     assert stack.metric("barograph_failure_decisions_total") == 0
+
+
+def test_a_reply_is_cut_off_and_asked_for_again_at_vllm(stack: Stack) -> None:
+    """Nothing has left of a reply that does not stream, so the target says all of it; a second verdict of the same rule there halts."""
+    eventually(lambda: httpx.get(stack.admin("/orders")).json()["targets"]["again"]["continues"], "the target was looked at", 60)
+    target = httpx.get(stack.admin("/orders")).json()["targets"]["again"]
+    assert target == {"state": "ok", "judged": "here", "continues": True}
+    body = {"model": MODEL, "messages": USER, "max_tokens": 24, "temperature": 0}
+    answer = httpx.post(stack.gateway("/v1/chat/completions"), json=body, headers={"x-tenant": "turn"}, timeout=120)
+    assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
+    assert (answer.headers["x-barograph"], answer.headers["x-barograph-target"]) == ("rerouted:again", "again")
+    intent, outcome = stack.ledger("reroute")[-2:]
+    assert (intent["do"], outcome["do"], outcome["judged"]) == ("restart", "taken", "here")
+    streamed = httpx.post(stack.gateway("/v1/chat/completions"), json={**body, "stream": True}, headers={"x-tenant": "turn"}, timeout=120)
+    assert '"finish_reason":"content_filter"' in streamed.text
+    assert ": x-barograph: rerouted:again" in streamed.text
+    assert stack.ledger("reroute")[-2]["do"] == "continue"
