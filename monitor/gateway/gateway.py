@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -46,6 +47,9 @@ class Gateway:
         self.throttles = Throttles(pipeline.streams, self.orders, ledger)
         self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams))
         pipeline.on_throttle = self.throttles.verdict
+        self.metrics.stops.set_function(lambda: sum(order.verb == "stop" for order in self.orders) + bool(self.orders.broken))
+        for tenant in (*config.tenants, "other"):
+            self.metrics.tenants_throttled.labels(tenant).set_function(functools.partial(self.throttles.count, tenant, config.tenants))
         self.replies: set[Reply[Judging]] = set()
         self._stopping = False
         self._bodies = Budget(config.max_bodies_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,6 +158,10 @@ class Throttles:
             for under in self._tenants.values() for each in under.values()
         ]  # fmt: skip
 
+    def count(self, tenant: str, named: Collection[str]) -> int:
+        """How many are throttled of those that metrics show as `tenant`: one that is named, or all others."""
+        return sum((each if each in named else "other") == tenant for each in self._tenants)
+
     async def watch(self) -> None:
         """Lift the limits of tenants that have been calm for long enough."""
         while True:
@@ -189,14 +193,6 @@ class Throttles:
 
     def _record(self, event: str, tenant: str, rule: str, why: str, **more: str) -> None:
         self._ledger.append("tenant", event=event, tenant=tenant, rule=rule, why=why, **more)
-
-
-def by_tenant(throttles: Throttles, named: Iterable[str]) -> dict[str, int]:
-    """How many are throttled, by the tenants that metrics may name; the others together."""
-    found = dict.fromkeys((*named, "other"), 0)
-    for each in {entry["tenant"] for entry in throttles.describe()}:
-        found[each if each in found else "other"] += 1
-    return found
 
 
 def _said(order: Order) -> str:

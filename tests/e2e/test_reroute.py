@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +18,12 @@ RULE = """- {{rule: for_{tenant}, desc: d, when: panic.last > -1000, for: 6 toke
 """
 RULES = "rules:\n" + "".join(
     RULE.format(tenant=tenant, to=to, unjudged=unjudged)
-    for tenant, to, unjudged in (("safe", "safe", "refuse"), ("twice", "safe", "refuse"), ("bare", "bare", "allow"), ("down", "down", "allow"))
+    for tenant, to, unjudged in (
+        ("safe", "safe", "refuse"),
+        ("twice", "safe", "refuse"),
+        ("bare", "bare", "allow"),
+        ("down", "down", "allow"),
+    )
 )
 THERE = """rules:
 - {rule: again, desc: d, when: panic.last > -1000, for: 4 tokens, match: request.tenant == "twice", mode: armed, do: {halt: {message: Twice.}}}
@@ -49,7 +53,9 @@ def first(tmp_path_factory: pytest.TempPathFactory, second: Stack) -> Iterator[S
 
 def chunks(stack: Stack, tenant: str, **body: Any) -> tuple[list[dict[str, Any]], str]:
     """The chunks of a stream and its comment on how it was judged."""
-    answer = stack.chat("Name the months of the year.", headers={"x-tenant": tenant}, stream=True, stream_options={"include_usage": True}, **body)
+    answer = stack.chat(
+        "Name the months of the year.", headers={"x-tenant": tenant}, stream=True, stream_options={"include_usage": True}, **body
+    )
     lines = answer.text.splitlines()
     said = [line for line in lines if line.startswith(": x-barograph")]
     return [json.loads(line[6:]) for line in lines if line.startswith("data: {")], said[-1] if said else ""
@@ -85,7 +91,7 @@ def test_without_a_stream_the_target_says_all_of_it(first: Stack) -> None:
 def test_tools_and_several_choices(first: Stack) -> None:
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
     body = {"max_tokens": 24, "n": 2, "temperature": 1, "seed": 1}
-    found, said = chunks(first, "safe", **body)
+    found, _ = chunks(first, "safe", **body)
     # Some of both choices has left, so neither can go on elsewhere.
     assert [part["finish_reason"] for each in found for part in each["choices"] if part["finish_reason"]] == ["content_filter"] * 2
     assert text(found).count("No target.") == 2

@@ -87,6 +87,10 @@ def test_a_tenant_is_throttled_by_a_rule_and_recovers(stage: Stage) -> None:
         assert statuses == [200, 200, 200, 200, 200, 429]  # what thirty a minute make in ten seconds, then no more
         refused = await client.post(CHAT, json=ASK, headers=asked("loud"))
         assert refused.headers["retry-after"] == "2"
+        assert (
+            scene.rig.sample("barograph_tenants_throttled", tenant="loud"),
+            scene.rig.sample("barograph_tenants_throttled", tenant="other"),
+        ) == (1, 0)
         error = refused.json()["error"]
         assert (error["type"], error["code"]) == ("rate_limit_error", "tenant_throttled")
         assert (await client.post(CHAT, json=ASK, headers=asked("quiet"))).status_code == 200
@@ -99,7 +103,7 @@ def test_a_tenant_is_throttled_by_a_rule_and_recovers(stage: Stage) -> None:
         assert ("lifted", "loud", "calm again") in records
 
     script = scored(*words(3), chunk(None, 3, finish="stop"), DONE, panic=(3.0,) * 3)
-    stage.play(script, act, rules=TENANT, tenant_header="x-tenant")
+    stage.play(script, act, rules=TENANT, tenant_header="x-tenant", tenants=("loud",))
 
 
 def test_a_throttled_tenant_has_so_many_at_a_time(stage: Stage) -> None:
