@@ -59,7 +59,7 @@ def test_a_pace_ends_when_the_rule_does(stage: Stage) -> None:
     class Fake:
         def __init__(self, rate: float) -> None:
             rule = Rule.model_validate({"rule": "r", "desc": "d", "when": "x", "do": {"throttle": {"tokens_per_second": rate}}})
-            self.throttles = {"r": Verdict(rule, 0, 0, rule.action)}
+            self.throttles, self.acting = {"r": Verdict(rule, 0, 0, rule.action)}, None
 
     async def run() -> float:
         stream: Any = Fake(0.1)
