@@ -106,7 +106,7 @@ def features(server: Server) -> dict[str, Any]:
         answer = server.post(temperature=1.0, seed=seed, max_tokens=24)
         return str(answer.json()["choices"][0]["message"]["content"]) if answer.status_code == 200 else "refused"
 
-    whole = server.post(max_tokens=24).json()["choices"][0]["message"]["content"]
+    whole = server.post(max_tokens=24, temperature=0).json()["choices"][0]["message"]["content"]
     word = whole.split()[3]
     usage = server.post(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
     chunks = [json.loads(line[6:]) for line in usage.text.splitlines() if line.startswith("data: {")]
@@ -115,8 +115,8 @@ def features(server: Server) -> dict[str, Any]:
         "n": ask(lambda answer: len(answer["choices"]) == 2, n=2),
         "seed": first == again != other,
         "temperature_of_each_request": len({said(seed) for seed in range(3, 6)}) > 1 and whole == server.post(max_tokens=24, temperature=0).json()["choices"][0]["message"]["content"],
-        "stop": ask(lambda answer: word not in answer["choices"][0]["message"]["content"], stop=[word], max_tokens=24),
-        "logprobs": ask(lambda answer: bool(answer["choices"][0]["logprobs"]["content"]), logprobs=True, top_logprobs=2),
+        "stop": ask(lambda answer: word not in answer["choices"][0]["message"]["content"], stop=[word], max_tokens=24, temperature=0),
+        "logprobs": ask(lambda answer: bool((answer["choices"][0].get("logprobs") or {}).get("content")), logprobs=True, top_logprobs=2),
         "counts_in_every_chunk": all(chunk.get("usage") for chunk in chunks) if usage.status_code == 200 else f"refused with {usage.status_code}",
         "speed_after_eight_hang_ups": round(asyncio.run(server.after_hanging_up()), 2),
     }  # fmt: skip

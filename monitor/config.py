@@ -119,6 +119,10 @@ class GatewayConfig(_Frozen):
         pattern=UPSTREAM,
         description="the engine: http://HOST:PORT or unix:/PATH; its key, if it wants one, is read from BAROGRAPH_UPSTREAM_KEY",
     )
+    wrap: bool = Field(
+        False,
+        description="the upstream has no tap: the engine process reads its text with a small model, and rules judge that (grade: text)",
+    )
     targets: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")], TargetConfig] = Field(
         {}, max_length=32, description="where rules may re-route replies to, by the name that rules use"
     )

@@ -20,6 +20,7 @@ from monitor.audit.ledger import Ledger
 from monitor.config import Config
 from monitor.gateway.gateway import Gateway
 from monitor.gateway.trial import Trial
+from monitor.gateway.wrapper import Reader
 from monitor.http.serving import Servers
 from monitor.pipeline import rulefiles
 from monitor.pipeline.orders import Orders
@@ -52,7 +53,7 @@ async def run(config: Config) -> None:
     ))  # fmt: skip
     rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
-    gateway = Gateway(config.gateway, pipeline, orders)
+    gateway = Gateway(config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None)
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
     tasks = Tasks(metrics)
     commander = Commander(gateway, rulebook, config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".commands"))

@@ -25,6 +25,7 @@ TAP_KEY = "BAROGRAPH_TAP_KEY"  # the environment's name of the secret that engin
 # The kernel's default limit of a socket buffer is 208 KiB: a packet must fit with room for others behind it.
 MAX_PACKET = 128 * 1024
 MAX_PROBES = 1024
+GRADES = ("activations", "text")  # of the model that writes, or of a reader of what it wrote
 MAX_STREAMS = 1024  # running at once in one engine; a `Live` of them fits a packet
 MAX_REQUEST_ID = 64
 
@@ -42,6 +43,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     probes: list[str]
     layers: list[int]
     passport: dict[str, str] = {}
+    grade: str = "activations"
     secret: str = ""  # BAROGRAPH_TAP_KEY of the engine's environment: what shows that the tap is the engine's
 
 

@@ -63,6 +63,7 @@ class RuleEngine:
         self._rested = np.zeros(shape)  # and until when
         self._lot = np.zeros(16)
         self._stale = np.zeros(16, bool)
+        self._text = np.zeros(16, bool)  # scored from text only
         self._conversation: dict[int, str] = {}
 
     @classmethod
@@ -75,18 +76,21 @@ class RuleEngine:
         """State that a running stream takes."""
         return self._windows.bytes_a_stream + sum(int(getattr(self, name)[:1].nbytes) for name in _STATE)
 
-    def begin(self, slot: int, request: Request | None = None, conversation: str = "", lot: float = 0.0, stale: bool = False) -> None:
+    def begin(
+        self, slot: int, request: Request | None = None, conversation: str = "", lot: float = 0.0, stale: bool = False, grade: str = "activations"
+    ) -> None:  # fmt: skip
         """A new stream starts in `slot`.
 
         request: attributes for `match`. conversation: an opaque key. lot: a number in [0, 1) that is the stream's own, for canaries. stale: the
-        thresholds were calibrated on another engine, so that every rule is in shadow.
+        thresholds were calibrated on another engine, so that every rule is in shadow. grade: what the scores are of; a rule may ask for one.
         """
         if slot >= len(self._held):
             self._grow(max(2 * len(self._held), slot + 1))
         self._windows.begin(slot, conversation)
         for name in _STATE:
             getattr(self, name)[slot] = 0
-        self._active[slot] = self._applies(request or {})
+        self._text[slot] = grade != "activations"
+        self._active[slot] = self._applies(request or {}) & self._graded(slot)
         self._lot[slot], self._stale[slot] = lot, stale
         if conversation:
             self._conversation[slot] = conversation
@@ -195,6 +199,10 @@ class RuleEngine:
                 known[each.match.text] = found is not False
         return np.array([each.match is None or known[each.match.text] for each in self.compiled], bool)
 
+    def _graded(self, slot: int) -> NDArray[np.bool_]:
+        """Which rules are content with what the stream's scores are of."""
+        return np.array([each.rule.grade == "any" or not self._text[slot] for each in self.compiled], bool)
+
     def adopt(self, other: RuleEngine, requests: Mapping[int, Request]) -> None:
         """Take over running streams from the rule set before this one: slot → request. A rule that is the same goes on where it was."""
         slots = np.array(sorted(requests), np.intp)
@@ -206,7 +214,8 @@ class RuleEngine:
             self._windows.begin(slot)
             for name in _STATE:
                 getattr(self, name)[slot] = 0
-            self._active[slot] = self._applies(requests[slot])
+            self._text[slot] = other._text[slot]
+            self._active[slot] = self._applies(requests[slot]) & self._graded(slot)
         self._windows.adopt(other._windows, slots)
         self._conversation = dict(other._conversation)
         self._lot[slots], self._stale[slots] = other._lot[slots], other._stale[slots]
@@ -221,7 +230,7 @@ class RuleEngine:
 
     def _grow(self, slots: int) -> None:
         self._windows.grow(slots)
-        for name in (*_STATE, "_lot", "_stale"):
+        for name in (*_STATE, "_lot", "_stale", "_text"):
             old = getattr(self, name)
             new = np.zeros((slots, *old.shape[1:]), old.dtype)
             new[: len(old)] = old

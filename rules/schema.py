@@ -189,6 +189,9 @@ class Rule(_Frozen):
     limit: Limit | None = Field(None, description="a limit to how often its action is taken")
     do: What
     mode: Mode = Field("shadow", description="shadow: judges and records, never acts; armed: acts; disabled: is not there")
+    grade: Literal["any", "activations"] = Field(
+        "any", description="activations: only where the model itself is read, not a text of it (gateway.wrap)"
+    )
     canary: Share = Field(1.0, description="the share of streams in which an armed rule acts; in the others it is in shadow")
     severity: Literal["info", "warning", "critical"] = "warning"
     maturity: Literal["sandbox", "incubating", "stable", "deprecated"] = Field(
@@ -225,6 +228,7 @@ class Override(_Frozen):
     limit: Limit | None = None
     do: What | None = None
     mode: Mode | None = None
+    grade: Literal["any", "activations"] | None = None
     canary: Share | None = None
     severity: Literal["info", "warning", "critical"] | None = None
     runbook: str | None = None

@@ -90,7 +90,7 @@ class Up:
         return 1
 
     def _engine_answers(self) -> bool:
-        upstream = self.config.gateway.upstream
+        upstream = upstream_of(self.config.engine.listen) if self.config.gateway.wrap else self.config.gateway.upstream
         path = upstream.removeprefix("unix:") if upstream.startswith("unix:") else None
         with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://engine" if path else upstream, timeout=1) as client:
             return client.get("/health").status_code == 200
@@ -128,7 +128,10 @@ class Up:
             f"[bold]Barograph[/bold] watches [bold]{escape(models.served_name(config.engine.model))}[/bold] (ready after {seconds:.1f} s)\n"
         )
         say(f"  OpenAI API   http://{host(config.gateway.listen)}/v1", highlight=False)
-        say(f"  engine       {escape(host(config.engine.listen))}, behind the gateway", highlight=False)
+        if config.gateway.wrap:
+            say(f"  wrapped      {escape(config.gateway.upstream)}, its text read by the model above", highlight=False)
+        else:
+            say(f"  engine       {escape(host(config.engine.listen))}, behind the gateway", highlight=False)
         say(f"  metrics      http://{host(config.sidecar.admin)}/metrics", highlight=False)
         say(f"  health       http://{host(config.sidecar.admin)}/health", highlight=False)
         say(f"  ledger       {escape(str(config.sidecar.ledger))}\n", highlight=False)
@@ -141,7 +144,7 @@ class Up:
 def check_addresses(config: Config) -> None:
     """What the children will listen on must be free, lest somebody else's answer be taken for theirs. Raises BarographError."""
     engine, upstream = config.engine.listen, config.gateway.upstream
-    if upstream.startswith("unix:") and upstream != host(engine):
+    if not config.gateway.wrap and upstream.startswith("unix:") and upstream != host(engine):
         raise BarographError(
             f"the engine listens on {host(engine)} and the gateway looks for it at {upstream}; "
             f"set gateway.upstream to {upstream_of(engine)}, or leave both out"

@@ -10,7 +10,10 @@ from monitor import models, wire
 from monitor.config import Config, own_folder
 from monitor.engine.batcher import Batcher
 from monitor.engine.loading import load
+from monitor.engine.reading import Readings
+from monitor.engine.reading_server import ReadingServer
 from monitor.engine.server import EngineServer
+from monitor.errors import ConfigError
 from monitor.http.serving import Servers, host
 from monitor.tap.tap import Tap
 
@@ -27,6 +30,14 @@ async def run(config: Config, say: models.Progress) -> None:
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
     model = load(engine.model, engine.dtype, engine.device, say)
+    if config.gateway.wrap:
+        if bank is None:
+            raise ConfigError("gateway.wrap reads text with a tap; expected tap.enabled: true")
+        reading = ReadingServer(Readings(model, bank, config.socket), config.gateway.max_body_bytes)
+        servers.serve(reading.app, pending)
+        say(f"reader ready on {host(engine.listen)}")
+        await servers.run()
+        return
     batcher = Batcher(model.module, set(model.eos), engine.max_streams, max(engine.kv_tokens, 256))
     tap = Tap(model.wrapper, bank, batcher.rows, config.socket, model.name, connect=False) if bank is not None else None
     server = EngineServer(model, batcher, tap, config.gateway.max_body_bytes)

@@ -78,14 +78,20 @@ class Asked:
             str(payload.get("request_id") or "")[:256],
         )  # fmt: skip
 
-    def body(self, request_id: str) -> dict[str, Any]:
-        """What the engine is asked: the same, with a stream and counts where the reply is followed by them, and our id."""
+    def body(self, request_id: str, counts: bool = True) -> dict[str, Any]:
+        """What the engine is asked: the same, with a stream and counts where the reply is followed by them, and our id.
+
+        `counts`: whether the engine counts in every chunk; one that is wrapped does not.
+        """
         body = {name: value for name, value in self.payload.items() if name != "request_id"}
         if self.route == RESPONSES:
             body["request_id"] = f"resp_{request_id}"
         if self.way == "whole":
             return {**body, "stream": self.streams} if "stream" in body else body
-        options = {**(body.get("stream_options") or {}), "include_usage": True, "continuous_usage_stats": True}
+        options = {**(body.get("stream_options") or {}), "include_usage": True}
+        options.pop("continuous_usage_stats", None)
+        if counts:
+            options["continuous_usage_stats"] = True
         return {**body, "stream": True, "stream_options": options}
 
 

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -25,6 +25,7 @@ from monitor.gateway.routes import PASSED, Route, encoded, normalised, refusal, 
 from monitor.gateway.target import Targets
 from monitor.gateway.throttle import Throttles
 from monitor.gateway.upstream import MAX_ERROR, Refused, Upstream
+from monitor.gateway.wrapper import Reader, followed
 from monitor.http import jsons, openai
 from monitor.http.openai import Budget, OpenAIError, Unparsed, overloaded, unavailable
 from monitor.pipeline.orders import Orders
@@ -37,15 +38,18 @@ log = logging.getLogger("barograph.gateway")
 class Gateway:
     """All paths of the engine, as an ASGI application. Used inside `started`."""
 
-    def __init__(self, config: GatewayConfig, pipeline: Pipeline, orders: Orders | None = None) -> None:
-        """`orders`: what people and policy engines have stopped and throttled; by default nothing, in a file beside the ledger."""
+    def __init__(self, config: GatewayConfig, pipeline: Pipeline, orders: Orders | None = None, reader: Reader | None = None) -> None:
+        """`orders`: what people and policy engines have stopped and throttled; by default nothing, in a file beside the ledger.
+
+        `reader`: who reads what an engine without a tap says.
+        """
         self.config = config
         self.pipeline = pipeline
         self.metrics = pipeline.metrics
         ledger = pipeline.ledger
         self.orders = orders if orders is not None else Orders(ledger.path.with_name(ledger.path.name + ".orders"))
         self.throttles = Throttles(pipeline.streams, self.orders, ledger)
-        self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams))
+        self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams), reader)
         pipeline.on_throttle = self.throttles.verdict
         self.metrics.stops.set_function(lambda: sum(order.verb == "stop" for order in self.orders) + bool(self.orders.broken))
         for tenant in (*config.tenants, "other"):
@@ -65,7 +69,9 @@ class Gateway:
     @asynccontextmanager
     async def started(self) -> AsyncIterator[None]:
         """Connections to the engine can be made inside."""
-        async with self.engine.upstream.started(), self.engine.targets.started():
+        async with self.engine.upstream.started(), self.engine.targets.started(), AsyncExitStack() as stack:
+            if self.engine.reader is not None:
+                await stack.enter_async_context(self.engine.reader.started())
             yield
 
     async def handle(self, request: Request) -> Response:
@@ -107,6 +113,8 @@ class Gateway:
             raise error if isinstance(error, OpenAIError) else refused_by_engine_only() from None
         if not isinstance(asked.payload.get("stream"), bool | None):
             await self.engine.upstream.offer(path, request, body)  # some engines take `1` for true, others refuse it
+        if self.engine.reader is not None:
+            asked = followed(asked)
         about, conversation = self._about(request, asked.payload)
         opened = await self._admit(about["tenant"], about["model"])
         request_id = f"{openai.new_request_id()}{min(asked.each, 0xFFFF):04x}"  # the tap numbers the choices of several prompts by it

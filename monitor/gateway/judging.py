@@ -22,6 +22,7 @@ from monitor.gateway.routes import encoded
 from monitor.gateway.target import REROUTED, Targets
 from monitor.gateway.upstream import Upstream
 from monitor.gateway.whole import Whole
+from monitor.gateway.wrapper import Reader, Wrapped
 from monitor.http import jsons
 from monitor.http.openai import DONE, REQUEST_ID_HEADER, event
 from monitor.pipeline.pipeline import Pipeline
@@ -33,12 +34,16 @@ ENDS = {"ended": Event.END, "client_gone": Event.LEAVE, "client_stalled": Event.
 
 @dataclass(frozen=True)
 class Engine:
-    """The engine and what is known of it: replies that it made without a stream, by route. `targets`: where replies may go instead."""
+    """The engine and what is known of it: replies that it made without a stream, by route. `targets`: where replies may go instead.
+
+    `reader`: of an engine without a tap, who reads what it says.
+    """
 
     upstream: Upstream
     shapes: dict[str, dict[str, Any]]
     facts: dict[str, Any]
     targets: Targets
+    reader: Reader | None = None
 
     def reasons(self, route: str) -> bool:
         """Whether it counts reasoning tokens, which vLLM does otherwise in streams."""
@@ -67,6 +72,7 @@ class Judging:
         )  # fmt: skip
         self._relay.fingerprint = engine.facts.get("system_fingerprint")
         self._whole = Whole(asked, hold, pipeline.streams, ticket, config)
+        self._relay.cuts = engine.reader is None  # a reader's tokens are not those whose text an engine tells
         self._detour.on_outcome = self._relay.answered
         if config.targets:
             self._relay.plan = self._whole.plan = self._detour.plan
@@ -107,7 +113,8 @@ class Judging:
             return f"open:{self._hold.opened[0]}"
         if self._hold.mode == "off":
             return "open:hold_off"
-        return "lagged" if self._hold.mode == "lag" else "judged"
+        judged = "lagged" if self._hold.mode == "lag" else "judged"
+        return judged if self._engine.reader is None else f"{judged}:text"
 
     def opened(self, condition: Any) -> None:
         self._hold.opened.append(condition)
@@ -137,7 +144,7 @@ class Judging:
     async def _asking(self) -> AsyncIterator[aiohttp.ClientResponse]:
         """The engine's reply, if it makes one. Raises Refused for what it refuses, OpenAIError when it can't be asked."""
         asked, upstream = self.asked, self._engine.upstream
-        body = jsons.encode_exactly(asked.body(self._ticket.request))
+        body = jsons.encode_exactly(asked.body(self._ticket.request, counts=self._engine.reader is None))
         headers = upstream.headers(self._request.headers, self._ticket.request)
         idle = upstream.config.upstream_idle_s if asked.way != "whole" else None  # what is held whole has its own watch
         query = self._request.scope["query_string"].decode("latin-1")
@@ -152,13 +159,27 @@ class Judging:
         raise refused
 
     async def _released(self) -> AsyncGenerator[list[Chunk]]:
-        async with self._asking() as response, aclosing(self._relay.released(response.content.iter_any())) as released:
+        async with (
+            self._asking() as response,
+            self._packets(response) as packets,
+            aclosing(self._relay.released(packets)) as released,
+        ):
             async for chunks in released:
                 yield chunks
         if (turn := self._relay.turn) is not None:  # the first engine is cut off by now
             async with aclosing(self._detour.chunks(turn)) as chunks_there:
                 async for chunks in chunks_there:
                     yield chunks
+
+    @asynccontextmanager
+    async def _packets(self, response: aiohttp.ClientResponse) -> AsyncIterator[AsyncIterator[bytes]]:
+        """What the engine sends; of one without a tap, read on the way."""
+        packets = response.content.iter_any()
+        if (reader := self._engine.reader) is None:
+            yield packets
+            return
+        async with aclosing(Wrapped(reader, self.asked, self._ticket.request).packets(packets)) as read:
+            yield read
 
     async def _counted(self) -> AsyncGenerator[bytes]:
         async with aclosing(self._released()) as released:

@@ -39,6 +39,7 @@ class Relay:
         self.delivered: dict[int, Delivered] = {}
         self.courses: dict[int, Course] = {}
         self.turn: Turn | None = None  # the reply goes on elsewhere
+        self.cuts = True  # whether a chunk is cut at a token where its engine tells their texts
         self.plan: Plan | None = None  # what becomes of a reply that a rule re-routes; without one its `else`
         self._paces: dict[int, Pace] = {}
         self._hold = hold
@@ -190,7 +191,7 @@ class Relay:
             return
         tokens, text = first, ""
         if self.asked.streams and any(each.anything for each in self.delivered.values()):
-            kept = cut(part, end - first, verdict.position - first)
+            kept = cut(part, end - first, verdict.position - first) if self.cuts else None
             if kept is not None:
                 self._emit(chunk, [kept], out)
                 tokens = max(first, verdict.position)
@@ -217,7 +218,7 @@ class Relay:
         self.course(index).take(Event.HALT)
         self.counts[index] = max(first, verdict.position)
         self._hold.halted(first - verdict.position)
-        kept = cut(part, end - first, verdict.position - first)
+        kept = cut(part, end - first, verdict.position - first) if self.cuts else None
         if kept is not None:
             self._emit(chunk, [kept], out)
         self._end(part, verdict, out)

@@ -30,7 +30,8 @@ class Trial:
     """Looks at the engine for as long as the sidecar runs, and says in `Pipeline.engine_state` what it found.
 
     An engine that has just come up is asked two small things. Nobody is judged by them: they teach how its replies look when they are
-    not streamed, and a tap that has not proved itself gets tokens to do it with.
+    not streamed, and a tap that has not proved itself gets tokens to do it with. One that is wrapped is asked nothing: it may cost money,
+    and the reader proves itself.
     """
 
     def __init__(self, engine: Engine, pipeline: Pipeline) -> None:
@@ -52,7 +53,7 @@ class Trial:
         try:
             state = await self._health()
             fresh = before != SERVES
-            if state == SERVES and (fresh or (pipeline.unproved and now >= self._next)):
+            if state == SERVES and self._engine.reader is None and (fresh or (pipeline.unproved and now >= self._next)):
                 state = await self._ask()
                 self._wait = SOON_S if fresh else min(2 * self._wait, RAREST_S)
                 self._next = now + self._wait

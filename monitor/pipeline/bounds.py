@@ -38,6 +38,8 @@ def check_hello(hello: wire.Hello) -> None:
     for what, word in words.items():
         if len(word) > MAX_WORD:
             raise Refused("hello", f"hello with a {what} of {len(word)} characters; expected at most {MAX_WORD}")
+    if hello.grade not in wire.GRADES:
+        raise Refused("hello", f"hello with grade '{hello.grade[:MAX_WORD]}'; expected one of {', '.join(wire.GRADES)}")
     if len(hello.passport) > MAX_WORD or any(len(word) > MAX_WORD for item in hello.passport.items() for word in item):
         raise Refused(
             "hello", f"hello with a passport of {len(hello.passport)} fields; expected short words, at most {MAX_WORD} characters each"

@@ -150,12 +150,15 @@ class Pipeline:
             raise WireError(
                 f"passport of {hello.model}: {error.errors()[0]['msg']}; known are {', '.join(Passport.model_fields)}"
             ) from None
+        text = ["grade"] if hello.grade != "activations" else []  # calibrated on what the model says, not on what it reads
+        if text:
+            log.warning("thresholds are stale: bank calibrated for activations of the model that writes, tap of %s reads text", hello.model)
         if self.proof is not None and self.proof.covers(self.bank.digest, running):
-            return []
+            return text
         found = self.bank.card.passport.differences(running)
         for what, (here, there) in found.items():
             log.warning("thresholds are stale: bank calibrated for %s %s, tap of %s runs %s", what, here, hello.model, there)
-        return sorted(found)
+        return sorted([*found, *text])
 
     def disconnect(self, source: Source) -> None:
         """A tap is gone: its streams get no more scores."""
@@ -302,8 +305,9 @@ class Pipeline:
         model = str(stream.about.get("model", ""))
         adapter = model if model and model != source.hello.model else ""
         stream.about = {**stream.about, "model": model or source.hello.model, "adapter": adapter, "engine": source.hello.engine}
+        stream.grade = source.hello.grade
         lot = zlib.crc32(stream.name.encode()) / 2**32
-        self.rules.begin(stream.slot, stream.about, stream.conversation, lot, self.shadowed(source))
+        self.rules.begin(stream.slot, stream.about, stream.conversation, lot, self.shadowed(source), stream.grade)
         if source.failed or source in self.unproved:
             self._lose(stream)
         batch.began.append(stream)

@@ -27,7 +27,7 @@ class Records:
     def connected(self, source: Source, rules: str, shadowed: bool) -> None:
         hello = source.hello
         self._ledger.append(
-            "tap", event="connected", source=hello.source, model=hello.model, engine=hello.engine, dtype=hello.dtype, bank=hello.bank,
+            "tap", event="connected", source=hello.source, model=hello.model, engine=hello.engine, dtype=hello.dtype, bank=hello.bank, grade=hello.grade,
             rules=rules, passport=hello.passport, stale=source.stale, rules_in_shadow=shadowed,
         )  # fmt: skip
 
@@ -74,7 +74,7 @@ class Records:
             return
         self._ledger.append(
             "verdict", event="fired", **where, rules=rules, digest=verdict.digest, action=verdict.action.name.lower(), mode=verdict.mode,
-            shadow=verdict.shadow, limited=verdict.limited, severity=rule.severity, risk=rule.risk, tags=rule.tags, runbook=rule.runbook,
+            shadow=verdict.shadow, grade=stream.grade, limited=verdict.limited, severity=rule.severity, risk=rule.risk, tags=rule.tags, runbook=rule.runbook,
             desc=rule.desc, when=rule.when, until=rule.until, hold_for=rule.hold_for.model_dump(), signals=verdict.signals,
             thresholds=verdict.thresholds, model_signal=self._tail(verdict),
         )  # fmt: skip

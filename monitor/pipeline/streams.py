@@ -45,6 +45,7 @@ class Stream:
     number: int
     started: float
     ticket: Ticket | None
+    grade: str = "activations"
     about: Request = field(default_factory=dict)
     conversation: str = ""
     verdicts: list[Verdict] = field(default_factory=list)

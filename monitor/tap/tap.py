@@ -58,8 +58,9 @@ class Tap:
     """
 
     def __init__(
-        self, model: TransformersModel, bank: Bank, rows: Rows, socket: Path, name: str, source: str = "", connect: bool = True
-    ) -> None:
+        self, model: TransformersModel, bank: Bank, rows: Rows, socket: Path, name: str, source: str = "", connect: bool = True,
+        grade: str = "activations",
+    ) -> None:  # fmt: skip
         module: Any = model._module
         config = module.config.get_text_config()
         layers = decoder_layers(model)
@@ -81,7 +82,8 @@ class Tap:
         self.sender = Sender(socket, wire.Hello(
             version=wire.VERSION, source=source or uuid.uuid4().hex[:12], pid=os.getpid(),
             engine=f"transformers (nnsight {VERSION})", model=name, dtype=dtype, bank=bank.digest,
-            probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(), secret=os.environ.get(wire.TAP_KEY, ""),
+            probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(), grade=grade,
+            secret=os.environ.get(wire.TAP_KEY, ""),
         ), connect)  # fmt: skip
         self._to: Sender | Aside = self.sender
 
