@@ -3,8 +3,8 @@
     python -m benchmarks.stop
 
 The engine is synthetic (benchmarks/synthetic), as in gateway_load: 128 streams of 20 chunks a second. Each round gives `stop` for all over
-the admin API and resumes. `token`: from sending the command to the last token that a client got of any stream, and to when its connection
-ended; `engine`: to when the engine itself had dropped the last generation.
+the admin API and resumes. `token`: from sending the command to the last token that a client got of any stream, and `reply` to
+when its reply ended; `engine`: to when the engine itself had dropped the last generation.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ HEADERS = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
 
 class Stopped(Client):
-    """A stream that notes when its connection ended."""
+    """A stream that notes when its reply ended."""
 
     ended = 0.0
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self.ended = time.perf_counter()
-        if not self.done.done():
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if data.endswith(b"0\r\n\r\n") and not self.done.done():
+            self.ended = time.perf_counter()
+            self._transport.close()
             self.done.set_result(None)
 
 
@@ -63,7 +65,7 @@ async def one(stack: Stack, engine: SyntheticEngine, client: httpx.AsyncClient, 
     assert resumed.status_code == 200, resumed.text
     return {
         "token": [1e3 * max(0.0, stream.times[-1] - started) for stream in streams],
-        "connection": [1e3 * (stream.ended - started) for stream in streams],
+        "reply": [1e3 * (stream.ended - started) for stream in streams],
         "engine": [1e3 * (emptied - started)],
     }
 

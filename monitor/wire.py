@@ -43,8 +43,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     probes: list[str]
     layers: list[int]
     passport: dict[str, str] = {}
-    grade: str = "activations"
     secret: str = ""  # BAROGRAPH_TAP_KEY of the engine's environment: what shows that the tap is the engine's
+    grade: str = "activations"
 
 
 class Check(msgspec.Struct, frozen=True, tag="check"):

@@ -131,7 +131,8 @@ class SyntheticEngine:
                 due = time.perf_counter()
             due = max(due + self.step_s, time.perf_counter() - self.step_s)
             await asyncio.sleep(due - time.perf_counter())
-            self._step(list(self.running), self.tokens)
+            if self.running:  # all of them may have been aborted meanwhile
+                self._step(list(self.running), self.tokens)
 
     def _step(self, live: list[Generation], tokens: int) -> None:
         """One step: the scores leave first, as a tap's do, then the events."""
