@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +142,8 @@ class RuleEngine:
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Move the state of every rule in every stream one token on: which begin to fire, and which stop. All [n, rules]."""
         held, since, firing = self._held[slots], self._since[slots], self._firing[slots]
+        if not (holds.any() or held.any() or firing.any() or (self._rest[slots] > 0).any()):  # nearly always: nothing moves
+            return _none(holds.shape), _none(holds.shape)
         since = np.where(holds & (held == 0), now, since)
         held = np.where(holds, held + 1, 0)
         kept, lost = self._kept[slots], self._lost[slots]
@@ -237,6 +240,13 @@ class RuleEngine:
             setattr(self, name, new)
 
 
+@lru_cache(64)
+def _none(shape: tuple[int, int]) -> NDArray[np.bool_]:
+    none = np.zeros(shape, bool)
+    none.flags.writeable = False
+    return none
+
+
 def _same(one: Rule, other: Rule) -> bool:
     """Whether two rules judge alike, whatever they do about it."""
     judged = ("rule", "when", "until", "hold_for", "keep", "cool_down")
@@ -247,7 +257,7 @@ def distinct_rounds(slots: Slots) -> list[NDArray[np.intp]]:
     """Split rows so that no stream stands twice in one round. One round is the rule; no rows make none."""
     if not len(slots):
         return []
-    if len(np.unique(slots)) == len(slots):
+    if len(slots) == 1 or len(np.unique(slots)) == len(slots):
         return [np.arange(len(slots))]
     order = np.argsort(slots, kind="stable")
     ordered = slots[order]
