@@ -17,7 +17,7 @@ from monitor.admin.command import Command, CommandError
 from monitor.admin.live import shown
 from monitor.errors import BarographError
 from monitor.gateway.gateway import Gateway
-from monitor.pipeline.orders import Key, Order
+from monitor.pipeline.orders import Key, Order, private
 from monitor.pipeline.pipeline import deciding
 from monitor.pipeline.rulebook import Rulebook
 from monitor.pipeline.streams import Stream
@@ -29,6 +29,7 @@ log = logging.getLogger("barograph.commands")
 
 KEPT, KEPT_S = 10_000, 86_400.0  # commands that are remembered, and for how long
 MAX_JOURNAL = 64 << 20
+REFUSED = 100  # refusals a minute that are recorded
 ENDED_S, LOOK_S = 5.0, 0.02  # how long a stop waits to see the engine end what it ran
 Outcome = dict[str, Any]
 
@@ -44,6 +45,8 @@ class Commander:
         self._metrics = gateway.metrics
         self._journal = journal
         self._done: OrderedDict[str, tuple[float, str, Outcome]] = OrderedDict()  # by id: when, of which content, and its outcome
+        self._refused = (0, 0)  # the minute, and how many were refused in it
+        self._lines = 0  # of the journal
         self._turn = asyncio.Lock()
         self._verbs: dict[str, Callable[[Command, str], Awaitable[Outcome]]] = {
             "halt": self._halt, "stop": self._stop, "resume": self._resume, "throttle": self._throttle, "lift": self._lift, "arm": self._mode,
@@ -74,6 +77,10 @@ class Commander:
         """Record a command that is not carried out. Gives the error that says so."""
         kind, about = command.about if command is not None else ("", "")
         self._metrics.commands.labels(command.verb if command is not None else "unknown", "refused").inc()
+        minute = int(time.monotonic() // 60)
+        self._refused = (minute, self._refused[1] + 1 if self._refused[0] == minute else 1)
+        if self._refused[1] > REFUSED:  # a flood fills no ledger; the metric has them all
+            return CommandError(why)
         self._ledger.append(
             "command", id=name[:128], issuer=issuer[:64], via=via, verb=command.verb if command is not None else "", about=kind,
             name=about, reason=command.reason if command is not None else "", outcome="refused", why=why[:300],
@@ -205,16 +212,29 @@ class Commander:
                 name, when, digest, outcome = json.loads(line)
                 if time.time() - when < KEPT_S:
                     self._done[name] = (when, digest, outcome)
-        with contextlib.suppress(OSError):  # without what is too old
-            beside = self._journal.with_name(self._journal.name + ".new")
-            beside.write_text("".join(_line(name, *entry) for name, entry in self._done.items()), "utf-8")
-            os.replace(beside, self._journal)
+        with contextlib.suppress(OSError):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Write the journal anew, without what is too old."""
+        beside = self._journal.with_name(self._journal.name + ".new")
+        beside.unlink(missing_ok=True)
+        with open(beside, "x", encoding="utf-8", opener=private) as file:
+            file.writelines(_line(name, *entry) for name, entry in self._done.items())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self._journal)
+        self._lines = len(self._done)
 
     def _note(self, name: str, entry: tuple[float, str, Outcome]) -> None:
         while len(self._done) > KEPT:
             self._done.popitem(last=False)
         try:
-            with self._journal.open("a", encoding="utf-8") as file:
+            if self._lines >= 2 * KEPT:
+                self._compact()
+                return
+            self._lines += 1
+            with open(self._journal, "a", encoding="utf-8", opener=private) as file:
                 file.write(_line(name, *entry))
                 file.flush()
                 os.fsync(file.fileno())

@@ -22,6 +22,7 @@ from probes.bank import Bank
 
 MAX_STREAMS = 512
 MAX_PROMPT = 2048  # tokens of a conversation that are read before its reply: the last ones
+MAX_PIECE = 1 << 16  # characters
 IDLE_S = 600.0  # a reply of which nothing comes for so long is over
 
 
@@ -68,6 +69,8 @@ class Readings:
     def read(self, request: str, index: int, piece: str) -> int:
         """Score one more piece. Returns how many tokens the reply has now. Raises ReadingError."""
         key = request, index
+        if len(piece) > MAX_PIECE:
+            raise ReadingError(f"a piece of {len(piece)} characters; expected at most {MAX_PIECE}")
         with self._lock:
             text = self.texts.get(key)
             if text is None:

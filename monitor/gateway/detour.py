@@ -10,10 +10,10 @@ import aiohttp
 from monitor.gateway.asked import Asked
 from monitor.gateway.course import Event
 from monitor.gateway.hold import Hold
-from monitor.gateway.relay import Chunk, Relay, broken_off, chunk_of, said_by_engine, upstream_error
+from monitor.gateway.relay import Chunk, Relay, broken_off, chunk_of, is_count, said_by_engine, upstream_error
 from monitor.gateway.reroute import Delivered, Seam, Turn, Way, body_for, plan
 from monitor.gateway.routes import encoded
-from monitor.gateway.target import JUDGED, Target, Targets
+from monitor.gateway.target import Target, Targets, judged_there
 from monitor.gateway.upstream import Refused, read_all
 from monitor.gateway.whole import Whole
 from monitor.http import jsons, openai
@@ -22,8 +22,6 @@ from monitor.http.sse import EventParser, EventStreamError
 from monitor.pipeline.pipeline import Pipeline
 from monitor.pipeline.streams import Ticket
 from rules.verdict import Verdict
-
-JUDGES = ("judged", "lagged")  # what another sidecar's gateway says of a reply that it judges
 
 
 class Detour:
@@ -148,6 +146,11 @@ class Detour:
     def _wanted(self, chunk: Chunk) -> bool:
         if chunk.get("error") is not None:
             raise said_by_engine(chunk["error"])
+        choices = chunk.get("choices")
+        if choices is not None and not (
+            isinstance(choices, list) and all(isinstance(each, dict) and is_count(each.get("index")) for each in choices)
+        ):
+            raise upstream_error("the target sent a chunk whose choices are no list of choices with an index")
         if not self._asked.running_usage and chunk.get("choices"):
             chunk.pop("usage", None)
         return bool(chunk.get("choices")) or self._asked.usage or not self._asked.streams
@@ -168,12 +171,12 @@ class Detour:
     async def _asking(self, target: Target, asked: Asked, request: str, turn: Turn | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
         """The target's reply. `turn`: by its rule the reply has to say that it is judged, where that is refused otherwise."""
         upstream = target.upstream
-        body = jsons.encode_exactly(asked.body(request))
+        body = jsons.encode_exactly(asked.body(request, counts=target.judged == "here"))  # others may refuse what they do not know
         headers = target.headers(self._given, request)
         async with upstream.ask("POST", encoded(asked.route), headers, body, self._query, upstream.config.upstream_idle_s) as response:
             if response.status != 200:
                 raise await upstream.refusal(response, asked.route)
-            there = response.headers.get(JUDGED, "") in JUDGES
+            there = judged_there(response.headers)
             if turn is not None and turn.verdict.rule.do.reroute is not None:
                 if not there and turn.verdict.rule.do.reroute.unjudged == "refuse":
                     raise unavailable("the target judges its replies no more", "unjudged_target")

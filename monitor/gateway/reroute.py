@@ -141,9 +141,15 @@ class Seam:
 
     def _added(self, usage: Chunk) -> Chunk:
         """The client's own prompt counts once, and all tokens that it got."""
-        prompt = self._turn.prompt_tokens if self._turn.prompt_tokens is not None else usage.get("prompt_tokens") or 0
-        produced = self._turn.tokens + (usage.get("completion_tokens") or 0)
+        prompt = self._turn.prompt_tokens if self._turn.prompt_tokens is not None else _count(usage, "prompt_tokens")
+        produced = self._turn.tokens + _count(usage, "completion_tokens")
         return {**usage, "prompt_tokens": prompt, "completion_tokens": produced, "total_tokens": prompt + produced}
+
+
+def _count(usage: Chunk, name: str) -> int:
+    """A count of the target's; 0 for what is none."""
+    value = usage.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
 
 
 def _says(part: Any) -> bool:

@@ -96,7 +96,7 @@ class Target:
                 if response.status != 200:
                     raise await self.upstream.refusal(response, path)
                 reply = jsons.decode(await read_all(response, MAX_REPLY))
-                there = response.headers.get(JUDGED, "") in ("judged", "lagged")
+                there = judged_there(response.headers)
         except (ValueError, aiohttp.ClientError, ConnectionError, TimeoutError):
             reply = None
         finally:
@@ -135,6 +135,11 @@ class Targets:
 
     def describe(self) -> dict[str, dict[str, Any]]:
         return {name: {"state": each.state, "judged": each.judged, "continues": each.continues} for name, each in self._targets.items()}
+
+
+def judged_there(headers: Mapping[str, str]) -> bool:
+    """Whether a reply says that another sidecar's gateway judges it."""
+    return headers.get(JUDGED, "").partition(":")[0] in ("judged", "lagged")
 
 
 def _prompt_tokens(reply: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -77,7 +78,8 @@ class Wrapped:
                             yield event(chunk)
         finally:
             if self._counts:
-                await self._reader.ask("end", request=self._request)
+                with contextlib.suppress(OpenAIError):  # it forgets what it hears nothing more of
+                    await self._reader.ask("end", request=self._request)
 
     async def _counted(self, chunk: Chunk) -> list[Chunk]:
         parts = chunk.get("choices")

@@ -48,6 +48,11 @@ class Order(BaseModel):
         return "mode" if self.kind == "rule" else self.verb, self.kind, self.name
 
 
+def private(path: str, flags: int) -> int:
+    """Opens a file that only its owner reads: reasons and tenants stand in it."""
+    return os.open(path, flags, 0o600)
+
+
 _orders = TypeAdapter(list[Order])
 
 
@@ -111,7 +116,7 @@ class Orders:
         text = json.dumps([order.model_dump(mode="json") for order in standing.values()])
         try:
             beside.unlink(missing_ok=True)
-            with beside.open("x", encoding="utf-8") as file:
+            with open(beside, "x", encoding="utf-8", opener=private) as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

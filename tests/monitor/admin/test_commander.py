@@ -295,3 +295,33 @@ def test_a_journal_that_cannot_be_read_is_left_out(stage: Stage, tmp_path: Path)
         assert (await boss.carry_out(command("stop", all=True), "ann", "api"))["outcome"] == "done"
 
     stage.play(scored(DONE), act)
+
+
+def test_a_flood_of_refusals_fills_no_ledger(stage: Stage) -> None:
+    async def act(client: httpx.AsyncClient, scene: Scene) -> None:
+        letters = Letters(scene)
+        for _ in range(300):
+            await letters.box.take(b"{}", None)
+        assert 100 <= len(scene.rig.records("command")) <= 200  # the minute may end meanwhile
+        assert scene.rig.sample("barograph_commands_total", verb="unknown", outcome="refused") == 300
+
+    stage.play(scored(DONE), act)
+
+
+def test_the_journal_does_not_grow_without_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monitor.admin import commander as module
+
+    monkeypatch.setattr(module, "KEPT", 5)
+
+    async def act(client: httpx.AsyncClient, scene: Scene) -> None:
+        boss = commander(scene)
+        journal = scene.rig.ledger.path.parent / "ledger.jsonl.commands"
+        for i in range(40):
+            verb = "disarm" if i % 2 else "arm"
+            await boss.carry_out(Command.read({"id": f"n{i}", "verb": verb, "reason": "r", "rule": "up"}), "ann", "api")
+            assert len(journal.read_text().splitlines()) <= 10
+        assert journal.stat().st_mode & 0o777 == 0o600
+        again = commander(scene)
+        assert (await again.carry_out(Command.read({"id": "n39", "verb": "disarm", "reason": "r", "rule": "up"}), "ann", "api"))["repeated"]
+
+    stage.play(scored(DONE), act)

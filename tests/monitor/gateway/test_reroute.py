@@ -241,3 +241,41 @@ def test_the_plan(request_: Asked, delivered: dict[int, Delivered], how: str, co
     found, why = plan(request_, delivered, how, continues)
     assert found == way
     assert why
+
+
+WILD: list[Any] = [
+    {"choices": "abc"}, {"choices": [1]}, {"choices": [{"delta": {"content": "x"}}]}, {"choices": [{"index": -1, "delta": {}}]}, b"data: [1]\n\n",
+    b"data: {\n\n", {"error": {"message": "no"}}, b"data: " + b"x" * (9 << 20),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wild", WILD)
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("streams", [True, False])
+def test_whatever_a_target_says_is_an_error_and_no_fault_of_ours(stage: Stage, wild: Any, begun: bool, streams: bool) -> None:
+    async def target(exchange: Exchange) -> None:
+        if not (begun and exchange.method == "POST" and exchange.asked.get("stream")):
+            await there(wild)(exchange)
+            return
+        exchange.start()
+        exchange.send(*said("x ")[:2])
+        await exchange.writer.drain()
+        await asyncio.sleep(0.05)
+        exchange.send(wild)
+
+    answer, _, _ = ask(stage, target, stream=streams)
+    assert "internal" not in answer.text
+    if begun:
+        code = events(answer)[-1]["error"].get("code") if streams else answer.json()["error"].get("code")
+        assert code in ("upstream_error", None)
+    elif streams:
+        assert text(answer) == "w0 w1 w2 No target."
+    else:
+        assert answer.json()["choices"][0]["message"]["content"] == "No target."
+
+
+def test_counts_that_are_none_add_nothing(stage: Stage) -> None:
+    parts = said("x ")
+    parts[-2] = {**parts[-2], "usage": {"prompt_tokens": "many", "completion_tokens": None}}
+    answer, _, _ = ask(stage, there(*parts), stream=True, stream_options={"include_usage": True})
+    assert events(answer)[-1]["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
