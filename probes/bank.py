@@ -24,6 +24,7 @@ from probes.files import read_plain
 from probes.passport import Passport
 
 FORMAT = 2
+HELD_OUT = "held-out topics"  # the suite by which probes are compared with other detectors
 ARRAYS = "bank.safetensors"
 CARD = "card.json"
 MAX_ARRAYS, MAX_CARD = 1 << 30, 64 << 20  # bytes; the shipped bank has less than one MiB of each
@@ -108,6 +109,19 @@ class ProbeCard(_Frozen):
     causal: bool | None = Field(None, description="whether steering showed cause; empty when it was not tried")
     cause: Cause | None = None
     canaries: list[Canary] = []
+
+    @property
+    def worthwhile(self) -> bool | None:
+        """Whether it tells more on unseen topics than words alone do; None when nobody measured.
+
+        False when the interval of its AUROC does not lie above the AUROC of the model's own word embeddings, or lies below that of TF-IDF. Probes of
+        a model that was never trained are mostly so: any random map of words holds words too.
+        """
+        for figure in self.evaluation:
+            rivals = figure.baselines
+            if figure.suite == HELD_OUT and figure.auroc_ci is not None and {"embedding", "TF-IDF"} <= rivals.keys():
+                return figure.auroc_ci[0] > rivals["embedding"] and figure.auroc_ci[1] >= rivals["TF-IDF"]
+        return None
 
 
 class ModelCard(_Frozen):

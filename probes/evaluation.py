@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes import suites
-from probes.bank import Bank, Figure
+from probes.bank import HELD_OUT, Bank, Figure
 from probes.baselines import Baselines
 from probes.corpus import Corpus
 from probes.fit import SAFETY, direction_of
@@ -77,7 +77,7 @@ class Evaluation:
         rows = np.flatnonzero(test & (truth >= 0))
         rivals = baselines.scores([material.texts[row].reply for row in rows], material.states[rows])
         right = truth[rows] == 1
-        held_out = figure("held-out topics", scores[test & (truth == 1)], scores[test & (truth == 0)], self.limit(name))
+        held_out = figure(HELD_OUT, scores[test & (truth == 1)], scores[test & (truth == 0)], self.limit(name))
         held_out = held_out.model_copy(update={"baselines": {key: round(auroc(v[right], v[~right]), 4) for key, v in rivals.items()}})
         echo, plain = scores[material.rows("test", "echo")], scores[test & (material.concept == "")]
         return [held_out, figure("speaker leak: neutral reply to an upset user", echo, plain, self.limit(name))]

@@ -46,7 +46,8 @@ person who writes to the model. <b>A quiet probe is no proof of calm.</b></p>
 <h2>Layers</h2><p>AUROC of the difference of means on validation texts by layer, with its 95 % band. {{ emerges }}</p>{{ profile }}
 <h2>Errors</h2>
 {% for probe in alarm if probe.evaluation %}<h3>{{ probe.name }}</h3>
-<table><tr><th>texts</th><th class="n">with / without</th><th class="n">AUROC, or the figure named</th><th class="n">AUPRC</th><th class="n">found at the threshold</th><th class="n">false alarms</th><th>other detectors, AUROC</th></tr>
+{% if probe.worthwhile == False %}<p class="bad">On unseen topics it tells no more than words alone do, so it is worth nothing here: rules refuse to stop a reply on it.</p>
+{% endif %}<table><tr><th>texts</th><th class="n">with / without</th><th class="n">AUROC, or the figure named</th><th class="n">AUPRC</th><th class="n">found at the threshold</th><th class="n">false alarms</th><th>other detectors, AUROC</th></tr>
 {% for f in probe.evaluation %}<tr><td>{{ f.suite }}</td><td class="n">{{ f.positives }} / {{ f.negatives }}</td><td class="n">{{ ci(f.auroc, f.auroc_ci) if f.value is none else ci(f.value, f.value_ci) }}</td><td class="n">{{ ci(f.auprc, f.auprc_ci) }}</td>
 <td class="n">{{ ci(f.tpr, f.tpr_ci) }}</td><td class="n">{{ ci(f.fpr, f.fpr_ci) }}</td><td>{% for name, value in f.baselines.items() %}{{ name }} {{ "%.3f" | format(value) }}{{ ", " if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>{% endfor %}
 <h2>Cause</h2><p>Change of the log-odds of the concept's own words against other concepts' words when the probe's pattern is added to its

@@ -10,15 +10,19 @@ from dataclasses import dataclass, field
 class ProbeFacts:
     """thresholds: {window: {false-positive rate: score}}, such as {"ewma(8)": {0.001: 1.5}}; empty for a probe without calibration.
 
-    causal: whether steering along the probe was shown to change what the model says; None when nobody tried.
+    causal: whether steering along the probe was shown to change what the model says; None when nobody tried. worthwhile: whether it tells
+    more on unseen topics than words alone do; None when nobody measured.
     """
 
     name: str
     thresholds: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
     causal: bool | None = None
+    worthwhile: bool | None = None
 
     def objection(self) -> str:
         """Why a rule must not stop a reply on this probe; empty when it may."""
         if self.causal is False:
             return "whose card says causal: false"
+        if self.worthwhile is False:
+            return "which tells no more of unseen topics than words alone do"
         return "" if self.thresholds else "which has no calibration"

@@ -82,6 +82,7 @@ def facts(bank: Bank) -> tuple[ProbeFacts, ...]:
             card.name,
             {window: {each.rate: each.value for each in found} for window, found in card.thresholds.items()},
             card.causal,
+            card.worthwhile,
         )
         for card in bank.card.probes
     )

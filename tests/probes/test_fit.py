@@ -10,13 +10,15 @@ import pytest
 import torch
 import transformers
 
+from monitor.config import BANKS
+from monitor.pipeline.rulefiles import facts
 from probes.bank import Bank, BankError
 from probes.calibration import calibrate, registers, thresholds
 from probes.cause import MONOTONE, validate
 from probes.compare import compare, worst
 from probes.corpus import DEEP, Corpus
 from probes.evaluation import Evaluation, long_context
-from probes.fit import FitError, fit
+from probes.fit import SAFETY, FitError, fit
 from probes.labelled import Labelled
 from probes.norms import against_norms
 from probes.page import page
@@ -24,6 +26,8 @@ from probes.passport import Passport
 from probes.reader import SKIP, Reader, ReadError
 from probes.registers import neutral_registers
 from probes.scoring import generate, token_scores
+from rules.document import DocumentError
+from rules.engine import RuleEngine
 
 quiet = lambda text: None  # noqa: E731
 
@@ -147,6 +151,14 @@ def test_it_is_measured(reader: Reader, corpus: Corpus, made: Bank, labelled: li
     topics = bank["panic"].evaluation[0]
     assert set(topics.baselines) == {"TF-IDF", "lexicon", "embedding"}
     assert topics.auroc_ci is not None
+    # The model was never trained: what its probes tell they mostly owe to the words, their cards say so, and rules that stop replies are refused.
+    worth = {name: bank[name].worthwhile for name in SAFETY if name in bank.names}
+    assert sum(each is False for each in worth.values()) >= len(worth) - 1, worth
+    assert "worth nothing here" in page(bank)
+    assert "worth nothing here" not in page(Bank.load(BANKS / "smollm2-135m-instruct"))
+    rule = "rules:\n- {rule: r, desc: d, when: hostility.last > 3, do: halt}\n"
+    with pytest.raises(DocumentError, match="tells no more of unseen topics than words alone do"):
+        RuleEngine.from_text(rule, facts(bank.with_card("hostility", causal=None)))
     assert any(figure.suite.startswith("correlation with ratings") for figure in bank["valence"].evaluation)
     long = long_context(reader, evaluation, "panic", tokens=300)
     assert long.positives == 5

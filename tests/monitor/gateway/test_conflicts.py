@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -121,8 +122,9 @@ class Sequence:
             assert not any("error" in event for event in events)
 
 
+@pytest.mark.timeout(300)
 @given(steps=STEPS, target=st.sampled_from(sorted(TARGETS)))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_whatever_happens_in_whatever_order(bank: Bank, tmp_path: Path, steps: list[Any], target: str) -> None:
     opened: list[tuple[Exchange, int]] = []
 
