@@ -162,6 +162,7 @@ class Detour:
         request = f"{openai.new_request_id()}{min(self._asked.each, 0xFFFF):04x}"
         about = {**first.about, "model": target.config.model or first.about.get("model", "")}
         ticket = pipeline.streams.expect(request, about, first.conversation)
+        self.judged = True
         try:
             yield ticket, Hold(target.upstream.config, pipeline.streams, ticket, pipeline.ledger, pipeline.metrics)
         finally:
@@ -181,8 +182,6 @@ class Detour:
                 if not there and turn.verdict.rule.do.reroute.unjudged == "refuse":
                     raise unavailable("the target judges its replies no more", "unjudged_target")
                 self.judged = there
-            else:
-                self.judged = True
             yield response
 
     def _target(self, turn: Turn) -> Target:

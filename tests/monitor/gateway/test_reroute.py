@@ -279,3 +279,26 @@ def test_counts_that_are_none_add_nothing(stage: Stage) -> None:
     parts[-2] = {**parts[-2], "usage": {"prompt_tokens": "many", "completion_tokens": None}}
     answer, _, _ = ask(stage, there(*parts), stream=True, stream_options={"include_usage": True})
     assert events(answer)[-1]["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def test_a_second_verdict_halts_a_reply_that_is_held_whole(stage: Stage) -> None:
+    """Before the target has answered at all."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.scores(exchange.begin(), 0, *BAD)
+        await asyncio.sleep(0.2)
+
+    async def target(exchange: Exchange) -> None:
+        if exchange.method == "GET" or "tools" not in exchange.asked:
+            if exchange.method == "POST":
+                exchange.begin()
+            await there()(exchange)
+            return
+        exchange.scores(exchange.begin(), 0, *BAD)
+        await asyncio.sleep(0.3)
+
+    answer, (_,), scene = ask(stage, target, script, rules=STRICT, tools=[{"type": "function", "function": {"name": "f"}}])
+    (choice,) = answer.json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("No target.", "content_filter")
+    assert answer.headers["x-barograph"] == "rerouted:safe"
+    assert scene.rig.records("reroute")[1]["judged"] == "here"
