@@ -252,4 +252,4 @@ def read_file(path: Path, limit: int) -> bytes:
     try:
         return read_plain(path, limit)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path} ({error.strerror})") from None
