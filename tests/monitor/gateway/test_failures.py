@@ -6,13 +6,17 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from monitor.gateway import failures
+from monitor.gateway.wrapper import Reader
 from monitor.http import openai, protocol
+from monitor.pipeline.orders import Order
+from rules.schema import TenantLimit
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Script, Stage, chunk, error, scored, text, usage
 
 NAN = float("nan")
@@ -389,11 +393,56 @@ def test_stopping(stage: Stage, streams: bool) -> None:
     stage.play(script, act, grace_s=0.4)
 
 
+def test_stopped(stage: Stage) -> None:
+    async def act(client: httpx.AsyncClient, scene: Scene) -> None:
+        order = Order(verb="stop", kind="model", name="m", by="ann", reason="a drill", at=1.0, command="c")
+        scene.gateway.orders.give(order)
+        for streams in (True, False):
+            response = await client.post(CHAT, json={**ASK, "stream": streams})
+            assert (response.status_code, error(response)["code"], response.headers["retry-after"]) == (503, "stopped", "1")
+            assert error(response)["message"] == "stopped for model by ann: a drill"
+        assert not scene.seen
+        assert (await client.post(CHAT, json={**ASK, "model": "other"})).status_code == 200
+        scene.gateway.orders.broken = "unreadable"
+        assert (await client.post(CHAT, json={**ASK, "model": "other"})).status_code == 503
+
+    stage.play(scored(chunk("a", 1), chunk(None, 1, finish="stop"), DONE, panic=(0.0,)), act)
+
+
+def test_tenant_throttled(stage: Stage) -> None:
+    async def act(client: httpx.AsyncClient, scene: Scene) -> None:
+        limits = TenantLimit(requests_per_minute=1)
+        scene.gateway.orders.give(Order(verb="throttle", kind="tenant", name="t", by="a", reason="r", at=1.0, command="c", limits=limits))
+        scene.gateway.throttles.ordered()
+        statuses = [(await client.post(CHAT, json=ASK, headers={"x-tenant": "t"})).status_code for _ in range(2)]
+        assert statuses == [200, 429]
+        response = await client.post(CHAT, json={**ASK, "stream": True}, headers={"x-tenant": "t"})
+        assert (error(response)["code"], response.headers["retry-after"]) == ("tenant_throttled", "60")
+        assert len(scene.seen) == 1
+
+    stage.play(scored(chunk("a", 1), chunk(None, 1, finish="stop"), DONE, panic=(0.0,)), act, tenant_header="x-tenant")
+
+
+def test_no_reader(stage: Stage) -> None:
+    """Nobody listens where the reader should: nothing of the wrapped model's reply leaves."""
+
+    async def act(client: httpx.AsyncClient, scene: Scene) -> None:
+        reader = Reader(scene.folder / "nobody.sock")
+        scene.gateway.engine = replace(scene.gateway.engine, reader=reader)
+        async with reader.started():
+            for streams in (True, False):
+                response = await client.post(CHAT, json={**ASK, "stream": streams})
+                assert (response.status_code, error(response)["code"]) == (503, "no_reader")
+                assert "secret" not in response.text
+
+    stage.play(scored(chunk("secret", 1), chunk(None, 1, finish="stop"), DONE), act)
+
+
 TESTED: dict[str, Callable[..., Awaitable[None] | None]] = {
     "no_tap": test_no_tap, "ledger": test_ledger, "overloaded": test_overloaded, "stopping": test_stopping,
     "upstream_unreachable": test_upstream_unreachable, "upstream_error": test_upstream_error, "upstream_timeout": test_upstream_timeout,
     "request_too_large": test_request_too_large, "request_timeout": test_request_timeout, "client_stalled": test_client_stalled,
-    "client_gone": test_client_gone,
+    "client_gone": test_client_gone, "stopped": test_stopped, "tenant_throttled": test_tenant_throttled, "no_reader": test_no_reader,
 }  # fmt: skip
 
 
