@@ -128,8 +128,9 @@ class TestFailures:
         day.wait_ready()
 
     def test_a_client_that_reads_nothing_is_dropped(self, day: Stack) -> None:
+        # Log probabilities, so that much is said soon: the kernel's buffers take megabytes before anybody waits.
         body = (
-            b'{"model":"%s","messages":[{"role":"user","content":"Tell me a very long story."}],"max_tokens":6000,"stream":true,"n":16}'
+            b'{"model":"%s","messages":[{"role":"user","content":"Tell me a very long story."}],"max_tokens":6000,"stream":true,"n":16,"logprobs":true,"top_logprobs":20}'
             % MODEL.encode()
         )
         with socket.socket() as client:
