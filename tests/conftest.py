@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from monitor import models
 from monitor.config import BANKS
@@ -16,6 +17,11 @@ from tests.stack import Stack
 
 # These run beside vLLM only, in an environment of their own: make test-vllm.
 collect_ignore = [] if find_spec("vllm") else ["vllm"]
+
+
+# A busy machine makes examples slowly, and that says nothing about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

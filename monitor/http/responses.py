@@ -56,8 +56,11 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for event in self._events:
-                await asyncio.wait_for(send({"type": "http.response.body", "body": event, "more_body": True}), self._stall_s)
-            await asyncio.wait_for(send({"type": "http.response.body", "body": b"", "more_body": False}), self._stall_s)
+                # No wait_for: in Python 3.11 it swallows a cancellation that comes just as the event has left, and the work would go on.
+                async with asyncio.timeout(self._stall_s):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            async with asyncio.timeout(self._stall_s):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             self._on_stall()
         except OSError:  # the client went between two events

@@ -102,7 +102,8 @@ def test_ready_means_that_the_engine_answers_on_its_socket(tmp_path: Path) -> No
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "engine.sock")), base_url="http://engine") as client:
             health = client.get("/health").json()
         assert (health["status"], health["tap"], health["proof"]["ok"]) == ("ok", "connected", True)
-        assert f"unix:{tmp_path}/engine.sock, behind the gateway" in log.read_text().replace("\n", "")
+        # Lines are broken somewhere, which depends on the folder's name.
+        assert f"unix:{tmp_path}/engine.sock,behindthegateway" in "".join(log.read_text().split())
         assert (tmp_path / "engine.sock").stat().st_mode & 0o777 == 0o600
     finally:
         up.terminate()
