@@ -77,6 +77,14 @@ class EngineConfig(_Frozen):
     threads: int | None = Field(None, ge=1, description="torch threads; by default as many as cores")
 
 
+class SteerConfig(_Frozen):
+    """What rules may steer along, and how hard at most. Without it nothing is ever pushed."""
+
+    probes: tuple[str, ...] = Field(min_length=1, max_length=16, description="probes whose card says causal: true")
+    max_dose: float = Field(0.1, gt=0, le=0.2, description="a share of the residual's norm, either way")
+    max_tokens: int = Field(256, ge=1, le=4096, description="of one push")
+
+
 class TapConfig(_Frozen):
     """Scoring inside the engine."""
 
@@ -88,6 +96,7 @@ class TapConfig(_Frozen):
     probes: Literal["alarm", "all"] | tuple[str, ...] = Field(
         "alarm", description="which probes are live: 'alarm' (safety, valence, arousal), 'all' (the 171 emotions too), or names"
     )
+    steer: SteerConfig | None = Field(None, description="let rules push replies along probes; off unless it is here")
     verified: Path | None = Field(None, description="what verify-tap wrote about an engine that the bank was not calibrated on")
 
 

@@ -1,7 +1,7 @@
-"""What travels from tap to sidecar: msgspec over a Unix seqpacket socket, one message a packet.
+"""What travels between tap and sidecar: msgspec over a Unix seqpacket socket, one message a packet.
 
 Messages are tagged structs in msgpack, never pickle. The first packet of a connection is a `Hello`; a sidecar
-refuses another `version`. Arrays travel as little-endian bytes beside their shape. A packet is at most
+refuses another `version`. Only `Steer` goes the other way, and only to a tap whose `Hello` names probes that it steers along. Arrays travel as little-endian bytes beside their shape. A packet is at most
 `MAX_PACKET` bytes; a step with more rows is sent as several frames.
 
 Why seqpacket: it keeps message boundaries, the kernel tells who the peer is (SO_PEERCRED), nothing listens on
@@ -24,6 +24,7 @@ VERSION = 2
 TAP_KEY = "BAROGRAPH_TAP_KEY"  # the environment's name of the secret that engine and sidecar share
 # The kernel's default limit of a socket buffer is 208 KiB: a packet must fit with room for others behind it.
 MAX_PACKET = 128 * 1024
+MAX_STEER = 1024  # bytes of what the sidecar says to a tap
 MAX_PROBES = 1024
 GRADES = ("activations", "text")  # of the model that writes, or of a reader of what it wrote
 MAX_STREAMS = 1024  # running at once in one engine; a `Live` of them fits a packet
@@ -45,6 +46,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     passport: dict[str, str] = {}
     secret: str = ""  # BAROGRAPH_TAP_KEY of the engine's environment: what shows that the tap is the engine's
     grade: str = "activations"
+    steers: list[str] = []  # probes along which this tap can push
 
 
 class Check(msgspec.Struct, frozen=True, tag="check"):
@@ -79,6 +81,18 @@ class Live(msgspec.Struct, frozen=True, tag="live"):
     begins: list[Begin]
 
 
+class Steered(msgspec.Struct, frozen=True, array_like=True):
+    """What became of the push with this number: it began at the token `first`; it is over after `tokens` pushed tokens; or it was refused.
+
+    `tokens` is 0 while it goes on. `why` is empty unless it was refused.
+    """
+
+    push: int
+    first: int = 0
+    tokens: int = 0
+    why: str = ""
+
+
 class Frame(msgspec.Struct, frozen=True, tag="frame"):
     """The scores of one forward step.
 
@@ -97,6 +111,7 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
     begins: list[Begin] = []
     ends: list[End] = []
     failed: str = ""
+    steered: list[Steered] = []
 
     def arrays(self, probes: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
         """Streams [n], positions [n] and scores [n, probes]. Raises WireError when the sizes disagree."""
@@ -111,14 +126,36 @@ class Frame(msgspec.Struct, frozen=True, tag="frame"):
         return streams, positions, scores
 
 
+class Steer(msgspec.Struct, frozen=True, tag="steer"):
+    """Push the stream along the probe's pattern for its next `tokens` tokens, by `dose` times the residual's norm. `push` numbers it.
+
+    The sidecar's only word to a tap. `tokens` 0 ends the push with this number.
+    """
+
+    push: int
+    stream: int
+    probe: str
+    dose: float
+    tokens: int
+
+
 Message = Hello | Check | Live | Frame
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_steer_decoder = msgspec.msgpack.Decoder(Steer)
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message | Steer) -> bytes:
     return _encoder.encode(message)
+
+
+def decode_steer(packet: bytes) -> Steer:
+    """What a tap hears. Raises WireError on anything else."""
+    try:
+        return _steer_decoder.decode(packet)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"packet of {len(packet)} bytes from the sidecar is no steer: {error}") from None
 
 
 def decode(packet: bytes) -> Message:

@@ -30,7 +30,8 @@ class Batcher:
     depends on each request, and the vLLM engine is the one for speed.
     """
 
-    def __init__(self, model: Any, eos: set[int], max_streams: int, kv_tokens: int) -> None:
+    def __init__(self, model: Any, eos: set[int], max_streams: int, kv_tokens: int, share: bool = True) -> None:
+        """`share`: whether requests that begin alike use the same pages of the cache."""
         self.max_streams = max_streams
         self.live: set[str] = set()
         on_cpu = model.device.type == "cpu"
@@ -41,6 +42,7 @@ class Batcher:
                 num_blocks=-(-kv_tokens // PAGE) if on_cpu else None,
                 max_batch_tokens=512 if on_cpu else None,
                 max_requests_per_batch=max_streams,
+                allow_block_sharing=share,
                 use_cuda_graph=False,
                 use_async_batching=False,
             ),

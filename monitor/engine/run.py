@@ -15,6 +15,7 @@ from monitor.engine.reading_server import ReadingServer
 from monitor.engine.server import EngineServer
 from monitor.errors import ConfigError
 from monitor.http.serving import Servers, host
+from monitor.tap.steer import Limits
 from monitor.tap.tap import Tap
 
 
@@ -33,13 +34,17 @@ async def run(config: Config, say: models.Progress) -> None:
     if config.gateway.wrap:
         if bank is None:
             raise ConfigError("gateway.wrap reads text with a tap; expected tap.enabled: true")
+        if config.tap.steer is not None:
+            raise ConfigError("gateway.wrap reads what another model has written, which nobody can steer; expected no tap.steer")
         reading = ReadingServer(Readings(model, bank, config.socket), config.gateway.max_body_bytes)
         servers.serve(reading.app, pending)
         say(f"reader ready on {host(engine.listen)}")
         await servers.run()
         return
-    batcher = Batcher(model.module, set(model.eos), engine.max_streams, max(engine.kv_tokens, 256))
-    tap = Tap(model.wrapper, bank, batcher.rows, config.socket, model.name, connect=False) if bank is not None else None
+    steer = Limits(**config.tap.steer.model_dump()) if config.tap.steer is not None else None
+    # Pages of the cache that hold a push must not serve another request that begins alike.
+    batcher = Batcher(model.module, set(model.eos), engine.max_streams, max(engine.kv_tokens, 256), share=steer is None)
+    tap = Tap(model.wrapper, bank, batcher.rows, config.socket, model.name, connect=False, limits=steer) if bank is not None else None
     server = EngineServer(model, batcher, tap, config.gateway.max_body_bytes)
     server.context = min(model.context, engine.kv_tokens) if model.module.device.type == "cpu" else model.context
     servers.serve(server.app, pending)

@@ -61,6 +61,7 @@ def tap(worker: Any, config: Config) -> None:
     """The tap on one worker, between loading and compiling. A configuration that cannot work ends the start."""
     from vllm.distributed.parallel_state import get_pp_group
 
+    from monitor.tap.steer import Limits
     from monitor.tap.vllm import VllmTap, owned
 
     bank, last = config.load_bank(), get_pp_group().is_last_rank
@@ -68,7 +69,8 @@ def tap(worker: Any, config: Config) -> None:
     if not owned(worker.model_runner, layers):
         log.info("barograph leaves layers %s to another pipeline rank", layers)
         return
-    worker.barograph = VllmTap(worker.model_runner, bank, config.socket, config.model_name(), version(), last)
+    limits = Limits(**config.tap.steer.model_dump()) if config.tap.steer is not None else None
+    worker.barograph = VllmTap(worker.model_runner, bank, config.socket, config.model_name(), version(), last, limits)
     log.info("barograph (%s) scores %s on layers %s", config.tap.mode, ", ".join(bank.names[:8]), layers)
 
 

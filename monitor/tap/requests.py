@@ -127,6 +127,24 @@ class Requests:
         positions = computed[owner] + rows - starts[:-1][owner] + 1 - self._prompt[slots[owner]]
         return Step(rows, owner, order, positions, self._stream[slots[owner]], n)
 
+    def runs(self, stream: int) -> bool:
+        return stream in self._slot_of_stream
+
+    def rows(
+        self, wanted: NDArray[np.int64], requests: Sequence[str], starts: NDArray[np.int64], computed: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """All rows of the wanted streams in a step, as `step` is told of it: stream, position, row and tokens made of each, all [m].
+
+        The row yields the token at its position among the produced ones; within the prompt positions are negative.
+        """
+        slots = np.fromiter(map(self._slot.get, requests, [len(self._stream) - 1] * len(requests)), np.int64, len(requests))
+        here = np.flatnonzero(np.isin(self._stream[slots], wanted) & (self._stream[slots] >= 0))
+        many = starts[here + 1] - starts[here]
+        owner = np.repeat(here, many)
+        within = np.arange(len(owner)) - np.repeat(np.cumsum(many) - many, many)
+        slots = slots[owner]
+        return self._stream[slots], computed[owner] + within + 1 - self._prompt[slots], starts[owner] + within, self._made[slots]
+
     def due(self, step: Step) -> NDArray[np.intp]:
         """Which candidates of a step will become tokens, where nobody says what was sampled: the next token of each reply.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from monitor import wire
 QUEUE = 256  # packets kept while the sidecar is slow: about ten seconds of one engine's steps
 RETRY_S = 0.2
 WHY = 200  # characters of a reason
+HEARD = 64  # packets of the sidecar that are read before one step
 
 
 class Sender:
@@ -72,6 +74,22 @@ class Sender:
                 rows = slice(start, start + step)
                 self._put(streams=streams[rows].tobytes(), positions=positions[rows].tobytes(), scores=scores[rows].tobytes())
 
+    def steered(self, steered: Sequence[wire.Steered]) -> None:
+        """Tell the sidecar what became of its pushes."""
+        with self._lock:
+            self._put(steered=steered)
+
+    def hear(self) -> list[bytes]:
+        """Packets that the sidecar has sent; waits for nothing."""
+        heard: list[bytes] = []
+        with self._lock:
+            try:
+                while self._connected and len(heard) < HEARD and (packet := self._socket.recv(wire.MAX_STEER)):
+                    heard.append(packet)
+            except OSError:  # nothing there, or nobody: whoever sends next will see
+                pass
+        return heard
+
     def prove(self, check: wire.Check) -> None:
         """Tell the sidecar how the tap proved itself, now and whenever a sidecar comes back."""
         with self._lock:
@@ -95,11 +113,11 @@ class Sender:
 
     def _put(
         self, *, streams: bytes = b"", positions: bytes = b"", scores: bytes = b"",
-        begins: Sequence[wire.Begin] = (), ends: Sequence[wire.End] = (), failed: str = "",
+        begins: Sequence[wire.Begin] = (), ends: Sequence[wire.End] = (), failed: str = "", steered: Sequence[wire.Steered] = (),
     ) -> None:  # fmt: skip
         self._seq += 1
         self._backlog.append(wire.Frame(
-            self._seq, self.dropped, time.monotonic_ns(), streams, positions, scores, list(begins), list(ends), failed,
+            self._seq, self.dropped, time.monotonic_ns(), streams, positions, scores, list(begins), list(ends), failed, list(steered),
         ))  # fmt: skip
         if len(self._backlog) > QUEUE:
             self._backlog.popleft()
@@ -130,7 +148,8 @@ class Sender:
     def _notice_end(self) -> None:
         """See that the sidecar is gone also while nothing is sent: without a tap it would let no request through."""
         try:
-            if self._connected and not self._socket.recv(1):
+            # Looked at, not taken: a step reads what the sidecar says.
+            if self._connected and not self._socket.recv(1, socket.MSG_PEEK):
                 self._connected = False
         except BlockingIOError:
             pass

@@ -1,4 +1,4 @@
-"""The tap: reads the residual stream at the rows that produce tokens and projects it on the bank."""
+"""The tap: reads the residual stream at the rows that produce tokens and projects it on the bank; where configured, it pushes single rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import transformers
 from numpy.typing import NDArray
 
 from monitor import wire
+from monitor.tap.project import failures
 from monitor.tap.sender import Sender
+from monitor.tap.steer import Limits, Pusher, Steering
 from probes.bank import Bank, config_hash
 from probes.layers import decoder_layers
 from probes.nn import VERSION, TransformersModel
@@ -59,8 +61,9 @@ class Tap:
 
     def __init__(
         self, model: TransformersModel, bank: Bank, rows: Rows, socket: Path, name: str, source: str = "", connect: bool = True,
-        grade: str = "activations",
+        grade: str = "activations", limits: Limits | None = None,
     ) -> None:  # fmt: skip
+        """`limits`: what may be steered along; without it nothing is."""
         module: Any = model._module
         config = module.config.get_text_config()
         layers = decoder_layers(model)
@@ -76,6 +79,7 @@ class Tap:
         self._scores = torch.empty(0, len(bank.names), device=module.device)
         self._module, self._decoder = module, layers
         self._handles: list[Any] = []
+        self._steering = Steering(bank, limits, 0, module.device) if limits is not None else None
         self.attach()
         dtype = str(module.dtype).removeprefix("torch.")
         passport = Passport.of(module, f"transformers {transformers.__version__}")
@@ -83,7 +87,7 @@ class Tap:
             version=wire.VERSION, source=source or uuid.uuid4().hex[:12], pid=os.getpid(),
             engine=f"transformers (nnsight {VERSION})", model=name, dtype=dtype, bank=bank.digest,
             probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(), grade=grade,
-            secret=os.environ.get(wire.TAP_KEY, ""),
+            secret=os.environ.get(wire.TAP_KEY, ""), steers=list(limits.probes) if limits is not None else [],
         ), connect)  # fmt: skip
         self._to: Sender | Aside = self.sender
 
@@ -101,6 +105,8 @@ class Tap:
             stream = self._streams.pop(key, None)
         if stream is not None:
             self._to.end(wire.End(stream, tokens))
+            if self._steering is not None:
+                self._steering.end(stream)
 
     @contextmanager
     def aside(self) -> Iterator[Aside]:
@@ -151,14 +157,42 @@ class Tap:
                 torch.from_numpy(columns).to(device),
             )
             self._handles.append(self._decoder[layer].register_forward_hook(self._reader(*read)))
+        for layer, pusher in (self._steering.pushers if self._steering is not None else {}).items():
+            # After the reader, which every such layer has: what is scored was not pushed here.
+            self._handles.append(self._decoder[layer].register_forward_hook(self._pusher(pusher)))
 
-    # The hooks run in the engine's generation thread: _before, then one reader a layer, then _after.
+    # The hooks run in the engine's generation thread: _before, then one reader a layer, with a pusher behind it, then _after.
 
     def _before(self, module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         indices = kwargs.get("logits_indices")
         self._picked = None if self.failed else indices
         if indices is not None and self._scores.shape[0] < len(indices):
             self._scores = torch.empty(2 * len(indices), self._scores.shape[1], device=self._scores.device)
+        if self._steering is not None and self._picked is not None:
+            try:
+                self._steer(self._steering, self._picked, kwargs["input_ids"].numel())
+            except Exception as error:
+                self._disarm(f"{type(error).__name__}: {error}")
+
+    def _steer(self, steering: Steering, picked: torch.Tensor, tokens: int) -> None:
+        """Hear what the sidecar asks for, and set the doses of the step that begins."""
+        heard = self.sender.hear()
+        with self._lock:
+            steering.hear(heard, set(self._streams.values()).__contains__)
+        if steering.idle:
+            return
+        steering.reserve(tokens)
+        streams, positions = self._owners()
+        steering.aim(streams, positions, picked.cpu().numpy().astype(np.int64), positions)
+        if answers := steering.answers():
+            self.sender.steered(answers)
+
+    def _owners(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the step's rows: the stream of each, -1 for one that is over, and which of its tokens comes of it."""
+        requests, produced = self._rows()
+        with self._lock:
+            streams = np.array([self._streams.get(request, -1) for request in requests], np.int64)
+        return streams, np.array(produced, np.int64)
 
     def _reader(self, weight: torch.Tensor, bias: torch.Tensor, columns: torch.Tensor) -> Callable[..., None]:
         def read(module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -173,18 +207,25 @@ class Tap:
 
         return read
 
+    def _pusher(self, pusher: Pusher) -> Callable[..., None]:
+        def act(module: torch.nn.Module, args: Any, output: Any) -> None:
+            if self._picked is not None and self._steering is not None and self._steering.aimed:
+                pusher(output)
+
+        return act
+
     def _after(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         picked, self._picked = self._picked, None
         if picked is None:
             return
         try:
-            requests, produced = self._rows()
-            with self._lock:
-                streams = np.array([self._streams.get(request, -1) for request in requests], np.int64)
+            if self._steering is not None and failures:
+                raise RuntimeError(failures[0])
+            streams, produced = self._owners()
             kept = np.flatnonzero(streams >= 0)
             if len(kept):
                 scores = self._scores[: len(picked)].cpu().numpy()[kept]
-                self._to.scores(streams[kept].astype("<u4"), np.array(produced, "<u4")[kept], scores)
+                self._to.scores(streams[kept].astype("<u4"), produced[kept].astype("<u4"), scores)
         except Exception as error:
             self._disarm(f"{type(error).__name__}: {error}")
 

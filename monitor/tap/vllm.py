@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from monitor.tap import compiled, project, traced
 from monitor.tap.proof import Proof
 from monitor.tap.requests import Requests, Step
 from monitor.tap.sender import Sender
+from monitor.tap.steer import Limits, Steering
 from probes.bank import Bank, BankError, config_hash
 from probes.nn import VERSION
 from probes.passport import Passport, fingerprint
@@ -26,13 +27,13 @@ log = logging.getLogger("barograph.tap")
 
 
 class VllmTap:
-    """Scores every token that a vLLM worker produces, with either of its model runners.
+    """Scores every token that a vLLM worker produces, with either of its model runners; with `limits` it also pushes single rows (monitor/tap/steer.py).
 
     Made once the model is loaded and before it is compiled. In both modes the tapped layers write the scores of all rows of a
     step into buffers that stay: `compiled` from inside the graph (monitor/tap/compiled.py), `traced` from a block of NNsight's
     (monitor/tap/traced.py). After a step the rows whose logits are sampled are gathered, and when the sampled tokens are on the
     host their scores leave in one send. The runner is seen through two of its methods: `execute_model`, which runs a step, and
-    `sample_tokens`, which says how many tokens each request got.
+    `sample_tokens`, which says how many tokens each request got. For pushes a third one, which sets out a step's rows before it runs.
 
     `last`: whether tokens are sampled on this pipeline rank. On an earlier one nobody says which were, so scores leave with the
     step, for the next token of each reply.
@@ -40,10 +41,14 @@ class VllmTap:
     An exception in here never breaks a generation: the tap disarms, logs once, and tells the sidecar.
     """
 
-    def __init__(self, runner: Any, bank: Bank, socket: Path, name: str, version: str, last: bool = True) -> None:
+    def __init__(
+        self, runner: Any, bank: Bank, socket: Path, name: str, version: str, last: bool = True, limits: Limits | None = None
+    ) -> None:
         config = runner.vllm_config
         mode = _mode(runner)
         _refuse_what_is_not_supported(config, last)
+        if limits is not None:
+            _refuse_what_cannot_be_steered(config, mode)
         text = config.model_config.hf_text_config
         bank.check_model(name, text.hidden_size, len(mode.decoder_layers(runner)), config_hash(text.to_dict()))
         here = owned(runner, bank.layers)
@@ -58,12 +63,16 @@ class VllmTap:
         rows = max(config.scheduler_config.max_num_batched_tokens, config.compilation_config.max_cudagraph_capture_size or 0)
         readers, self._order = _readers(bank, rows, runner.device)
         self._proof: Proof | None = Proof(bank, readers)
-        mode.install(runner, readers)
+        self._steering = Steering(bank, limits, rows, runner.device) if limits is not None else None
+        mode.install(runner, readers, self._steering.pushers if self._steering is not None else {})
         self._readers = list(readers.values())
         self._execute, self._sample = runner.execute_model, runner.sample_tokens
         runner.execute_model = self._execute_model if last else self._execute_early
         if last:
             runner.sample_tokens = self._sample_tokens
+        if self._steering is not None:
+            name = "prepare_inputs" if hasattr(runner, "prepare_inputs") else "_prepare_inputs"  # V2, V1
+            setattr(runner, name, self._aimed(getattr(runner, name), self._steering))
         dtype = str(config.model_config.dtype).removeprefix("torch.")
         cache = config.cache_config.cache_dtype
         passport = Passport(
@@ -78,11 +87,30 @@ class VllmTap:
         self.sender = Sender(socket, wire.Hello(
             version=wire.VERSION, source=uuid.uuid4().hex[:12], pid=os.getpid(), engine=f"vllm {version} (nnsight {VERSION}, {how})",
             model=name, dtype=dtype, bank=bank.digest, probes=list(bank.names), layers=list(bank.layers), passport=passport.model_dump(),
-            secret=os.environ.get(wire.TAP_KEY, ""),
+            secret=os.environ.get(wire.TAP_KEY, ""), steers=list(limits.probes) if limits is not None else [],
         ))  # fmt: skip
 
     # The runner's thread: execute_model, then sample_tokens. With asynchronous scheduling the tokens come to the host
     # in get_output, in another thread, while the next step may be under way.
+
+    def _aimed(self, prepare: Callable[..., Any], steering: Steering) -> Callable[..., Any]:
+        """The runner's method that sets out the rows of a step, and then the doses of those that are pushed."""
+
+        def prepare_and_aim(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+            result = prepare(scheduled, *args, **kwargs)
+            if not self.failed:
+                try:
+                    steering.hear(self.sender.hear(), self._requests.runs)
+                    if not steering.idle:
+                        requests, starts, computed, _ = _of_v2(result) if hasattr(result, "req_ids") else _of_v1(self._runner, scheduled)
+                        steering.aim(*self._requests.rows(steering.streams, requests, starts, computed))
+                        if answers := steering.answers():
+                            self.sender.steered(answers)
+                except Exception as error:
+                    self._disarm(f"{type(error).__name__}: {error}")
+            return result
+
+        return prepare_and_aim
 
     def _execute_model(self, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
         result = self._execute(scheduled, *args, **kwargs)
@@ -121,6 +149,8 @@ class VllmTap:
         """Note who came and went, and start the copy of the candidates' scores."""
         for end in self._requests.end(scheduled.finished_req_ids):
             self.sender.end(end)
+            if self._steering is not None:
+                self._steering.end(end.stream)
         for new in scheduled.scheduled_new_reqs:
             if new.sampling_params is not None:  # else an embedding, which produces no tokens
                 begin = self._begin(new)
@@ -173,6 +203,8 @@ class VllmTap:
 
     def _disarm(self, why: str) -> None:
         self._step = self._proof = None
+        if self._steering is not None:
+            self._steering.stop()
         if not self.failed:
             self.failed = why
             log.error("tap disarmed, generation goes on unscored: %s", self.failed)
@@ -212,19 +244,22 @@ Batch = tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]
 def _batch(runner: Any, scheduled: Any) -> Batch:
     """Request ids in the order of their rows, where each one's rows begin, tokens computed before, and drafts, of either runner."""
     state = runner.execute_model_state
-    if hasattr(state, "input_batch"):  # V2
-        batch = state.input_batch
-        drafts = batch.num_draft_tokens_per_req
-        starts, computed = batch.query_start_loc_np[: batch.num_reqs + 1], batch.num_computed_tokens_np[: batch.num_reqs]
-        requests = list(batch.req_ids)
-        guesses = None if drafts is None else drafts.astype(np.int64)
-    else:
-        batch = runner.input_batch
-        n = batch.num_reqs
-        requests = list(batch.req_ids[:n])
-        starts, computed = runner.query_start_loc.np[: n + 1], batch.num_computed_tokens_cpu[:n]
-        drafted = scheduled.scheduled_spec_decode_tokens
-        guesses = np.fromiter((len(drafted.get(request, ())) for request in requests), np.int64, n) if drafted else None
+    return _of_v2(state.input_batch) if hasattr(state, "input_batch") else _of_v1(runner, scheduled)
+
+
+def _of_v2(batch: Any) -> Batch:
+    drafts = batch.num_draft_tokens_per_req
+    starts, computed = batch.query_start_loc_np[: batch.num_reqs + 1], batch.num_computed_tokens_np[: batch.num_reqs]
+    return list(batch.req_ids), starts.astype(np.int64), computed.astype(np.int64), None if drafts is None else drafts.astype(np.int64)
+
+
+def _of_v1(runner: Any, scheduled: Any) -> Batch:
+    batch = runner.input_batch
+    n = batch.num_reqs
+    requests = list(batch.req_ids[:n])
+    starts, computed = runner.query_start_loc.np[: n + 1], batch.num_computed_tokens_cpu[:n]
+    drafted = scheduled.scheduled_spec_decode_tokens
+    guesses = np.fromiter((len(drafted.get(request, ())) for request in requests), np.int64, n) if drafted else None
     return requests, starts.astype(np.int64), computed.astype(np.int64), guesses
 
 
@@ -250,3 +285,18 @@ def _refuse_what_is_not_supported(config: Any, last: bool) -> None:
             "an earlier pipeline rank does not hear which guesses stand; supported there are neither speculative decoding nor asynchronous "
             "scheduling (--no-async-scheduling), or probes on layers of the last rank"
         )
+
+
+def _refuse_what_cannot_be_steered(config: Any, mode: Any) -> None:
+    """A push lives in the key-value cache of the layers above it. It must reach every part of the model, and nobody else's reply."""
+    parallel = config.parallel_config
+    if mode is not compiled:
+        raise BankError("tap.steer needs tap.mode compiled")
+    if config.cache_config.enable_prefix_caching:
+        raise BankError(
+            "tap.steer needs --no-enable-prefix-caching: what was pushed in one reply would be read from the cache by another request"
+        )
+    if parallel.tensor_parallel_size > 1 or parallel.pipeline_parallel_size > 1:
+        raise BankError("tap.steer needs the whole model in one worker: --tensor-parallel-size 1 and --pipeline-parallel-size 1")
+    if config.speculative_config is not None:
+        raise BankError("tap.steer does not go with speculative decoding: the draft is not pushed")

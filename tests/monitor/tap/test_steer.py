@@ -1,0 +1,250 @@
+"""Pushes: the operator to the bit, the bookkeeping of who is pushed when, and the real model against transformers' own states."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monitor import wire
+from monitor.engine.batcher import Batcher
+from monitor.engine.loading import LoadedModel, load
+from monitor.engine.sampler import Sampling
+from monitor.tap import project
+from monitor.tap.steer import Limits, Pusher, Steering
+from monitor.tap.tap import Tap
+from probes.bank import Bank, BankError
+from probes.layers import decoder_layers
+from tests.monitor.tap.test_tap import Collected, generate
+
+PROBE = "desperation"
+
+
+@pytest.fixture(autouse=True)
+def _no_failures() -> Iterator[None]:
+    project.failures.clear()
+    yield
+    assert not project.failures
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_rows_without_a_dose_stay_to_the_bit_and_the_others_move_by_it(pair: bool, dtype: torch.dtype, compiled: bool) -> None:
+    torch.manual_seed(0)
+    hidden, residual = torch.randn(9, 64, dtype=dtype), torch.randn(9, 64, dtype=dtype)
+    hidden[3, :], hidden[4, 0], hidden[6, 1] = float("inf"), -0.0, float("nan")
+    before = hidden.clone()
+    pusher = Pusher(torch.nn.functional.normalize(torch.randn(2, 64)), 16)
+    pusher.doses[1, 0], pusher.doses[5, 1] = -0.1, 0.05
+
+    def layer(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        pusher((one, other) if pair else one[None])
+        return one + other
+
+    run = torch.compile(layer, fullgraph=True) if compiled else layer
+    after = run(hidden, residual)
+    kept = [0, 2, 3, 4, 6, 7, 8]
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    assert torch.equal(hidden[kept].view(bits), before[kept].view(bits))
+    torch.testing.assert_close(after, hidden + residual, equal_nan=True)
+    for row, (column, dose) in {1: (0, -0.1), 5: (1, 0.05)}.items():
+        state = before[row].float() + (residual[row].float() if pair else 0)
+        wanted = before[row].float() + dose * state.norm() * pusher.patterns[column]
+        torch.testing.assert_close(hidden[row].float(), wanted, atol=3e-2 if dtype == torch.bfloat16 else 1e-5, rtol=0)
+
+
+def test_a_step_larger_than_the_buffer_is_a_failure_and_no_exception() -> None:
+    Pusher(torch.ones(1, 4), 2)(torch.zeros(3, 4))
+    assert project.failures.pop() == "ValueError: a step of 3 tokens; expected at most 2"
+
+
+LIMITS = Limits((PROBE, "panic"), 0.1, 64)
+
+
+def steer(push: int = 1, stream: int = 7, probe: str = PROBE, dose: float = -0.1, tokens: int = 3) -> bytes:
+    return wire.encode(wire.Steer(push, stream, probe, dose, tokens))
+
+
+def step(steering: Steering, streams: list[int], positions: list[int], made: list[int] | None = None) -> dict[int, float]:
+    """Row → dose of desperation and panic together, in a step whose rows are the streams' in order."""
+    rows = np.arange(len(streams))
+    steering.aim(np.array(streams), np.array(positions), rows, np.array(positions if made is None else made))
+    found = sum(pusher.doses.sum(dim=1) for pusher in steering.pushers.values())
+    assert isinstance(found, torch.Tensor)
+    return {int(row): round(float(found[row]), 4) for row in torch.nonzero(found).flatten()}
+
+
+def test_a_push_begins_with_the_next_token_and_ends_after_so_many(bank: Bank) -> None:
+    steering = Steering(bank, LIMITS, 16)
+    assert step(steering, [7, 8], [0, 0]) == {}
+    assert steering.idle
+    steering.hear([steer(5)], {7, 8}.__contains__)
+    assert step(steering, [3, 7, 8], [4, 6, 2]) == {1: -0.1}
+    assert steering.answers() == [wire.Steered(5, 6, 0)]
+    assert step(steering, [7], [7]) == {0: -0.1}
+    assert step(steering, [8], [3]) == {}, "a step without the stream"
+    assert step(steering, [8, 7], [4, 8]) == {1: -0.1}
+    assert steering.answers() == []
+    assert step(steering, [7], [9]) == {}
+    assert steering.answers() == [wire.Steered(5, 6, 3)]
+    # What was pushed is pushed again when it is computed again, so that a preempted reply goes on from the same states.
+    assert step(steering, [7] * 6, [4, 5, 6, 7, 8, 9], [10] * 6) == {2: -0.1, 3: -0.1, 4: -0.1}
+    steering.end(7)
+    steering.hear([], {8}.__contains__)
+    assert step(steering, [7], [8]) == {}
+    assert step(steering, [7], [8]) == {}
+    assert steering.idle
+
+
+def test_many_streams_with_doses_of_their_own(bank: Bank) -> None:
+    steering = Steering(bank, LIMITS, 256)
+    doses = np.linspace(-0.1, 0.1, 50)
+    streams = np.random.default_rng(0).permutation(200)[:50]
+    steering.hear(
+        [steer(i, int(s), "panic" if i % 2 else PROBE, float(d)) for i, (s, d) in enumerate(zip(streams, doses, strict=True))],
+        lambda _: True,
+    )
+    found = step(steering, list(range(200)), [9] * 200)
+    assert found == {int(s): pytest.approx(float(d), abs=1e-4) for s, d in zip(streams, doses, strict=True)}
+    assert sorted(answer.push for answer in steering.answers()) == list(range(50))
+
+
+def test_a_push_that_is_ended_early_and_one_that_follows_it(bank: Bank) -> None:
+    steering = Steering(bank, LIMITS, 4)
+    running = {7}.__contains__
+    steering.hear([steer(1)], running)
+    step(steering, [7], [5])
+    steering.hear([steer(1, tokens=0), steer(2, dose=0.05)], running)
+    assert steering.answers() == [wire.Steered(1, 5, 1)]
+    assert step(steering, [7], [6]) == {0: 0.05}
+    steering.hear([steer(3), steer(3, tokens=0), steer(2, tokens=0), steer(2, tokens=0)], running)
+    assert [answer.why for answer in steering.answers()] == ["", "the stream is being pushed already"]
+    steering.hear([steer(4), steer(4, tokens=0)], running)
+    assert step(steering, [7], [7]) == {}
+    assert steering.answers() == [wire.Steered(4, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("packet", "why"),
+    [
+        (steer(stream=8), "the stream is over"),
+        (steer(probe="joy"), "probe 'joy' is not among tap.steer.probes"),
+        (steer(dose=-0.2), "dose -0.2; expected one up to 0.1 either way"),
+        (steer(dose=float("nan")), "dose nan; expected one up to 0.1 either way"),
+        (steer(dose=0.0), "dose 0; expected one up to 0.1 either way"),
+        (steer(tokens=65), "65 tokens; expected 1 to 64"),
+        (steer(tokens=-1), "-1 tokens; expected 1 to 64"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(bank: Bank, packet: bytes, why: str) -> None:
+    steering = Steering(bank, LIMITS, 4)
+    steering.hear([packet], {7}.__contains__)
+    assert [answer.why for answer in steering.answers()] == [why]
+    assert step(steering, [7, 8], [1, 1]) == {}
+
+
+@pytest.mark.parametrize("packet", [b"", b"\xc1", b"x" * 1024, wire.encode(wire.Check(True, 1, 0.0)), steer()[:-1]])
+def test_what_is_no_steer_changes_nothing(bank: Bank, packet: bytes) -> None:
+    steering = Steering(bank, LIMITS, 4)
+    steering.hear([packet], {7}.__contains__)
+    assert steering.idle
+
+
+def test_probes_that_cannot_be_steered_along(bank: Bank) -> None:
+    with pytest.raises(BankError, match="names the probe 'calm', whose card does not say causal: true"):
+        Steering(bank, Limits(("calm",), 0.1, 8), 4)
+    with pytest.raises(BankError, match="names the probe 'joyful', which is not live; live are: desperation"):
+        Steering(bank, Limits(("joyful",), 0.1, 8), 4)
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load("smollm2", "float32")
+
+
+@pytest.fixture
+def rig(model: LoadedModel, bank: Bank) -> Iterator[tuple[Batcher, Tap, Collected, list[bytes], list[wire.Steered]]]:
+    folder = Path(tempfile.mkdtemp(prefix="barograph-"))
+    batcher = Batcher(model.module, set(model.eos), 16, 8192, share=False)
+    tap = Tap(model.wrapper, bank, batcher.rows, folder / "none.sock", model.name, limits=LIMITS)
+    collected, said, heard = Collected(tap), [], []
+    tap.sender.hear = lambda: [said.pop()] if said else []  # type: ignore[method-assign]
+    tap.sender.steered = heard.extend  # type: ignore[method-assign]
+    batcher.start()
+    yield batcher, tap, collected, said, heard
+    batcher.stop()
+    tap.close()
+    shutil.rmtree(folder)
+
+
+def states(model: LoadedModel, bank: Bank, prompt: list[int], produced: list[int], first: int, tokens: int, dose: float) -> np.ndarray:
+    """Scores [tokens, k] from transformers' own pass over the whole text, where the rows of a push are pushed by hand."""
+    layer, row = bank[PROBE].layer, bank.names.index(PROBE)
+    rows = torch.arange(len(prompt) - 1 + first, len(prompt) - 1 + first + tokens)
+    read: dict[int, torch.Tensor] = {}
+
+    def hook(index: int) -> Any:
+        def act(module: Any, args: Any, output: Any) -> Any:
+            state = output if isinstance(output, torch.Tensor) else output[0]
+            read[index] = state[0].clone()
+            if index == layer:
+                state[0, rows] += dose * state[0, rows].norm(dim=-1, keepdim=True) * torch.from_numpy(bank.patterns[row])
+
+        return act
+
+    handles = [each.register_forward_hook(hook(i)) for i, each in enumerate(decoder_layers(model.wrapper)) if i in bank.layers]
+    before = model.module.config._attn_implementation
+    model.module.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            model.module(input_ids=torch.tensor([prompt + produced]), use_cache=False)
+    finally:
+        model.module.set_attn_implementation(before)
+        for handle in handles:
+            handle.remove()
+    weight, bias = bank.affine()
+    made = slice(len(prompt) - 1, len(prompt) + len(produced) - 1)
+    return np.einsum("tkw,wk->tk", np.stack([read[layer][made].numpy() for layer in bank.layers], axis=1), weight) + bias
+
+
+def test_one_reply_is_pushed_and_its_neighbours_do_not_notice(rig: Any, model: LoadedModel, bank: Bank) -> None:
+    batcher, tap, collected, said, heard = rig
+    prompts = [model.tokenizer(text)["input_ids"] for text in ("Please, I beg you", "The water rose and he", "Once upon a time")]
+
+    async def run(turn: str) -> list[list[int]]:
+        return await asyncio.gather(
+            *(generate(batcher, tap, f"{turn}{i}#0", prompt, 24, Sampling(0.0)) for i, prompt in enumerate(prompts))
+        )
+
+    def when_the_first_has_eight(streams: Any, positions: Any, scores: Any) -> None:
+        collected._scores(streams, positions, scores)
+        numbers = [stream for stream, name in collected.begun.items() if name == "s0#0"]
+        if numbers and len(collected.scores.get("s0#0", {})) == 8:
+            said.append(steer(1, numbers[0], dose=-0.1, tokens=10))
+
+    plain = asyncio.run(run("p"))
+    tap.sender.scores = when_the_first_has_eight
+    steered = asyncio.run(run("s"))
+    assert heard == [wire.Steered(1, 8, 0), wire.Steered(1, 8, 10)]
+    assert not collected.failed
+    assert steered[0] != plain[0], "a dose of a tenth of the norm changes what greedy decoding says"
+    assert steered[1:] == plain[1:]
+    for i in (1, 2):
+        for position, row in collected.scores[f"p{i}#0"].items():
+            np.testing.assert_array_equal(row, collected.scores[f"s{i}#0"][position])
+    got = np.stack([collected.scores["s0#0"][p] for p in range(24)])
+    np.testing.assert_allclose(got, states(model, bank, prompts[0], steered[0], 8, 10, -0.1), atol=2e-3)
+    # The meter never measures its own hand: at the probe's layer and below, the text alone decides the scores.
+    here = np.flatnonzero(np.array(bank.layers) <= bank[PROBE].layer)
+    unpushed = states(model, bank, prompts[0], steered[0], 0, 0, 0.0)
+    np.testing.assert_allclose(got[:, here], unpushed[:, here], atol=2e-3)
+    above = np.flatnonzero(np.array(bank.layers) > bank[PROBE].layer)
+    assert np.abs(got[8:, above] - unpushed[8:, above]).max() > 0.1
