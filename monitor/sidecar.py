@@ -46,7 +46,7 @@ async def run(config: Config) -> None:
     metrics = Metrics(registry, bank.names, drift)
     ledger = Ledger(config.sidecar.ledger)
     orders = Orders(config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".orders"))
-    rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger, rulefiles.abilities(config.gateway), orders)
+    rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger, rulefiles.abilities(config), orders)
     kafka = KafkaPublisher(config.sidecar.kafka, ledger.path, metrics) if config.sidecar.kafka else None
     pipeline = Pipeline(Parts(
         bank, rulebook.engine, ledger, metrics, drift, config.sidecar, frozenset(config.gateway.tenants), proof, kafka.notify if kafka else lambda: None,

@@ -78,6 +78,21 @@ class Cause(_Frozen):
     monotone: dict[str, float] = Field(description="measure → rank correlation of dose and outcome")
     slope: float = Field(description="rise of the words' log-odds by a dose of 1, fitted over all doses")
     random_slope: float = Field(description="95th percentile of what random directions of either sign reach")
+    matched: list[float] = Field(
+        [],
+        description="change of the words at each dose that 19 of 20 random directions of the states' own covariance do not reach; empty: not tried",
+    )
+
+    def beats(self, dose: float) -> bool:
+        """Whether a dose moves the words further than matched random directions do: at the tried doses on both sides of it, and not beyond them."""
+        if not self.matched or (dose not in self.doses and not min(self.doses) < dose < max(self.doses)):
+            return False
+        below, above = max(each for each in self.doses if each <= dose), min(each for each in self.doses if each >= dose)
+        return all(self._beats(self.doses.index(each)) for each in {below, above})
+
+    def _beats(self, at: int) -> bool:
+        own, rival = self.outcomes["words"][at], self.matched[at]
+        return own > rival if self.doses[at] > 0 else own < rival if self.doses[at] < 0 else False
 
 
 class Canary(_Frozen):

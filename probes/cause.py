@@ -3,8 +3,9 @@
 At several doses, each a share of the residual's norm, the probe's pattern is added to its layer at every position of
 neutral replies. Measured are the log-odds of the concept's words against the words of other concepts among the next tokens,
 the entropy of the next token, and how far a later layer moves along the probe. Against other concepts, because any strong
-push flattens the next token's distribution and so raises every rare word. Random directions of equal norm are the rival.
-After arXiv 2604.07729, section on steering; its doses went to 0.1.
+push flattens the next token's distribution and so raises every rare word. Random directions of equal norm are the rival; a harder
+one, dose by dose, are random directions drawn from the covariance of the layer's own states on neutral replies, since most of space
+is never used by a model and pushing there does little. After arXiv 2604.07729, section on steering; its doses went to 0.1.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy.stats import spearmanr
 
 from probes.bank import Bank, Cause
 from probes.circumplex import ENDS
-from probes.corpus import DEEP, Corpus
+from probes.corpus import DEEP, Corpus, Text
 from probes.fit import FitError
 from probes.layers import envoys
 from probes.methods import Floats, unit
@@ -28,6 +29,8 @@ from probes.reader import Reader, Say
 
 DOSES = (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2)  # at 0.4 a small model's text begins to break, whatever the direction
 RANDOM = 12
+MATCHED = 16  # directions of the states' covariance; each is tried both ways
+COVARIANCE = 40  # neutral training replies whose states it is of
 REPLIES = 12
 TOKENS = 16
 WORDS = 40
@@ -41,25 +44,39 @@ class Steering:
 
     def __init__(self, reader: Reader, corpus: Corpus) -> None:
         self.reader = reader
-        texts = [text for text in corpus.texts if not text.concept and text.split == "validation"][:REPLIES]
-        encoded = [reader.encode(text, TOKENS) for text in texts]
-        length = max(len(ids) for ids, _ in encoded)
-        pad = reader.tokenizer.pad_token_id
-        self.inputs = {
-            "input_ids": torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in encoded]),
-            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in encoded]),
-        }
-        self.read = torch.zeros(len(encoded), length, dtype=torch.bool)
-        for row, (ids, prompt) in enumerate(encoded):
-            self.read[row, prompt - 1 : len(ids)] = True
         self._layers = envoys(reader.nn)
+        neutral = {split: [text for text in corpus.texts if not text.concept and text.split == split] for split in ("validation", "train")}
+        self.inputs, self.read = self._batch(neutral["validation"][:REPLIES])
+        self._others = self._batch(neutral["train"][:COVARIANCE])
+
+    def _batch(self, texts: Sequence[Text]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Padded inputs, and which positions [texts, length] produce a reply's tokens."""
+        encoded = [self.reader.encode(text, TOKENS) for text in texts]
+        length = max(len(ids) for ids, _ in encoded)
+        pad = self.reader.tokenizer.pad_token_id
+        device = self.reader.model.device
+        inputs = {
+            "input_ids": torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in encoded], device=device),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in encoded], device=device),
+        }
+        read = torch.zeros(len(encoded), length, dtype=torch.bool)
+        for row, (ids, prompt) in enumerate(encoded):
+            read[row, prompt - 1 : len(ids)] = True
+        return inputs, read
+
+    def matched(self, layer: int, count: int) -> Floats:
+        """Unit directions [count, width] drawn from the covariance of a layer's states: random sums of centred states have it."""
+        inputs, read = self._others
+        with torch.no_grad(), self.reader.nn.trace(inputs):
+            state = save(self._layers[layer].output)
+        states = state[read].float().cpu().numpy()
+        return unit(np.random.default_rng(1).normal(size=(count, len(states))) @ (states - states.mean(axis=0)))
 
     def run(self, layer: int, direction: Floats, dose: float, later: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities [positions, vocabulary] and later states [positions, width] under a dose."""
         reader = self.reader
         step = torch.from_numpy(direction).to(reader.model.device)
-        inputs = {key: value.to(reader.model.device) for key, value in self.inputs.items()}
-        with torch.no_grad(), reader.nn.trace(inputs):
+        with torch.no_grad(), reader.nn.trace(self.inputs):
             envoy = self._layers[layer]
             state = envoy.output
             norm = state.float().norm(dim=-1, keepdim=True)
@@ -115,17 +132,24 @@ def validate(reader: Reader, bank: Bank, corpus: Corpus, names: Sequence[str], s
         steered = _Layer(steering, layer, {name: words[name] for name in here}, {name: bank.directions[rows[name]] for name in here})
         say(f"layer {layer}: steering along {RANDOM} random directions")
         other = [steered.curves(direction) for direction in random]
+        say(f"layer {layer}: steering along {MATCHED} directions of its states' covariance")
+        matched = [steered.curves(direction) for direction in steering.matched(layer, MATCHED)]
         for name, row in rows.items():
             own, weights = steered.curves(bank.patterns[row])[name], steered.curves(bank.directions[row])[name]
-            cause = _cause(own, weights, np.stack([curves[name] for curves in other]))
+            cause = _cause(own, weights, *(np.stack([curves[name] for curves in rivals]) for rivals in (other, matched)))
             causal = cause.monotone["words"] >= MONOTONE and cause.slope > cause.random_slope
             bank = bank.with_card(name, causal=causal, cause=cause)
-            say(f"{name}: causal {causal}, slope {cause.slope:.2f} against {cause.random_slope:.2f}")
+            doses = ", ".join(f"{dose:g}" for dose in DOSES if dose and cause.beats(dose))
+            say(
+                f"{name}: causal {causal}, slope {cause.slope:.2f} against {cause.random_slope:.2f}; beats matched directions at {doses or 'no dose'}"
+            )
     return bank
 
 
-def _cause(own: NDArray[np.float64], weights: NDArray[np.float64], random: NDArray[np.float64]) -> Cause:
+def _cause(own: NDArray[np.float64], weights: NDArray[np.float64], random: NDArray[np.float64], matched: NDArray[np.float64]) -> Cause:
     """Judged by the words: they rise with every dose, and faster than along random directions of either sign."""
+    # Of a random direction either sign is as likely, so both ends of its curve say what a dose does.
+    either = np.concatenate([matched[:, :, 0], matched[:, ::-1, 0]])
     slopes = np.abs([np.polyfit(DOSES, curve[:, 0], 1)[0] for curve in random])
     return Cause(
         doses=list(DOSES),
@@ -136,6 +160,7 @@ def _cause(own: NDArray[np.float64], weights: NDArray[np.float64], random: NDArr
         monotone={name: round(float(spearmanr(DOSES, own[:, m])[0]), 4) for m, name in enumerate(MEASURES)},
         slope=round(float(np.polyfit(DOSES, own[:, 0], 1)[0]), 4),
         random_slope=round(float(np.quantile(slopes, 0.95)), 4),
+        matched=[round(float(np.quantile(either[:, i], 0.95 if dose > 0 else 0.05)), 4) for i, dose in enumerate(DOSES)],
     )
 
 

@@ -118,6 +118,10 @@ class RuleEngine:
         found: NDArray[np.int64] = self._firing[slots].sum(axis=0)
         return found
 
+    def fires(self, slot: int, rule: str) -> bool:
+        """Whether a rule fires for the stream in `slot`; not when it is gone."""
+        return any(self._firing[slot, column] for column, each in enumerate(self.rules) if each.rule == rule)
+
     def _judge_distinct(self, slots: Slots, positions: NDArray[np.integer], scores: Floats, now: Floats) -> list[Verdict]:
         values = self._windows.update(slots, scores)
         holds = np.empty((len(slots), len(self.rules)), bool)
@@ -165,7 +169,7 @@ class RuleEngine:
     ) -> Verdict:
         each = self.compiled[column]
         slot = int(slots[row])
-        shadow = self._shadow(each.rule, slot)
+        shadow = self.shadow(each.rule, slot)
         action, limited = each.rule.action, False
         if not ended and not shadow:
             action, limited = self._limited(column, now)
@@ -173,7 +177,8 @@ class RuleEngine:
         signals = {str(signal): float(values[signal][row]) for part in expressions for signal in part.signals}
         return Verdict(each.rule, slot, int(positions[row]), action, shadow, signals, each.thresholds, each.digest, ended, limited)
 
-    def _shadow(self, rule: Rule, slot: int) -> Why:
+    def shadow(self, rule: Rule, slot: int) -> Why:
+        """Why a rule only records what it says of the stream in `slot`; empty when it acts."""
         if self.overrides.get(rule.rule, rule.mode) != "armed":
             return "mode"
         if self._stale[slot]:

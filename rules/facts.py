@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -11,13 +11,16 @@ class ProbeFacts:
     """thresholds: {window: {false-positive rate: score}}, such as {"ewma(8)": {0.001: 1.5}}; empty for a probe without calibration.
 
     causal: whether steering along the probe was shown to change what the model says; None when nobody tried. worthwhile: whether it tells
-    more on unseen topics than words alone do; None when nobody measured.
+    more on unseen topics than words alone do; None when nobody measured. beats: whether a dose along it moves the model further than random
+    directions of the same covariance do. alarm: that it stands for harm, so that nobody may push towards it.
     """
 
     name: str
     thresholds: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
     causal: bool | None = None
     worthwhile: bool | None = None
+    beats: Callable[[float], bool] = lambda dose: False
+    alarm: bool = False
 
     def objection(self) -> str:
         """Why a rule must not stop a reply on this probe; empty when it may."""
@@ -26,3 +29,13 @@ class ProbeFacts:
         if self.worthwhile is False:
             return "which tells no more of unseen topics than words alone do"
         return "" if self.thresholds else "which has no calibration"
+
+    def against(self, dose: float) -> str:
+        """Why nobody may steer along this probe at a dose; empty when they may."""
+        if self.causal is not True:
+            return "whose card does not say causal: true"
+        if self.alarm and dose > 0:
+            return f"which is an alarm: a dose of {dose:g} pushes towards it; expected one below 0"
+        if not self.beats(dose):
+            return f"where a dose of {dose:g} was not shown to do more than random directions of the same covariance (see its card)"
+        return ""

@@ -128,7 +128,12 @@ class RuleSet:
             raise DocumentError(f"{self._at(rule, 'do')}: {objection}, or mode: shadow")
         for missing in set(rule.accept_unproven) - set(probes):
             raise DocumentError(f"{self._at(rule, 'accept_unproven')}: rule '{rule.rule}': {unknown('probe', missing, probes)}")
-        if rule.action < Action.REROUTE:
+        if (steer := rule.do.steer) is not None:
+            if steer.probe not in probes:
+                raise DocumentError(f"{self._at(rule, 'do')}: rule '{rule.rule}', steer: {unknown('probe', steer.probe, probes)}")
+            if against := probes[steer.probe].against(steer.dose):
+                raise DocumentError(f"{self._at(rule, 'do')}: rule '{rule.rule}' would steer along '{steer.probe}', {against}")
+        if rule.action < Action.STEER:
             return
         for signal in (*when.signals, *(until.signals if until else ())):
             objection = probes[signal.probe].objection()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
@@ -23,8 +24,9 @@ class Action(IntEnum):
     OBSERVE = 1
     ALERT = 2
     THROTTLE = 3
-    REROUTE = 4
-    HALT = 5
+    STEER = 4
+    REROUTE = 5
+    HALT = 6
 
 
 ACTIONS = tuple(action.name.lower() for action in Action)
@@ -129,12 +131,54 @@ class Reroute(_Frozen):
     otherwise: Halt = Field(Halt(), alias="else", description="what ends the reply when the target cannot take it")
 
 
+def _one_of(value: Any, names: Collection[str]) -> Any:
+    """`alert` is short for `{alert: {}}`."""
+    if isinstance(value, BaseModel):
+        return value
+    given = {value: {}} if isinstance(value, str) else value
+    if isinstance(given, dict) and len(given) == 1 and next(iter(given)) in names:
+        return {key: {} if inner is None else inner for key, inner in given.items()}
+    raise ValueError(f"expected one of: {', '.join(names)}")
+
+
+class Ending(_Frozen):
+    """What ends a reply: exactly one of the two."""
+
+    reroute: Reroute | None = None
+    halt: Halt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return _one_of(value, cls.model_fields)
+
+
+class Steer(_Frozen):
+    """Push the reply along a probe's pattern, from its next token on. What it says then decides the scores, not the push."""
+
+    probe: Name
+    dose: float = Field(ge=-0.2, le=0.2, description="a share of the residual's norm; below 0 it lowers what the probe stands for")
+    span: Duration = Field(Span(tokens=64), alias="for", description="tokens")
+    otherwise: Ending = Field(
+        Ending(halt=Halt()), alias="else", description="what ends the reply when the rule still fires after `for`, or nobody can push"
+    )
+
+    @model_validator(mode="after")
+    def _pushes(self) -> Steer:
+        if not self.dose:
+            raise ValueError("a dose of 0 does nothing; expected one such as -0.1")
+        if not self.span.tokens:
+            raise ValueError("a push lasts for tokens, such as '64 tokens', not for a time")
+        return self
+
+
 class Do(_Frozen):
     """Exactly one action with its parameters."""
 
     observe: dict[str, str] | None = None
     alert: dict[str, str] | None = None
     throttle: Throttle | None = None
+    steer: Steer | None = None
     reroute: Reroute | None = None
     halt: Halt | None = None
 
@@ -142,15 +186,21 @@ class Do(_Frozen):
     def action(self) -> Action:
         return next(action for action, name in zip(reversed(Action), reversed(ACTIONS), strict=True) if getattr(self, name) is not None)
 
+    @property
+    def turning(self) -> Reroute | None:
+        """How the reply goes on elsewhere, now or as the `else` of a push."""
+        return self.reroute or (self.steer.otherwise.reroute if self.steer is not None else None)
+
+    @property
+    def ending(self) -> Halt | None:
+        """How the reply ends, now or as an `else`."""
+        if self.turning is not None:
+            return self.turning.otherwise
+        return self.halt or (self.steer.otherwise.halt if self.steer is not None else None)
+
 
 def _do(value: Any) -> Any:
-    """`do: alert` is short for `do: {alert: {}}`."""
-    if isinstance(value, Do):
-        return value
-    given = {value: {}} if isinstance(value, str) else value
-    if isinstance(given, dict) and len(given) == 1 and next(iter(given)) in Do.model_fields:
-        return {key: {} if inner is None else inner for key, inner in given.items()}
-    raise ValueError(f"expected one of: {', '.join(Do.model_fields)}")
+    return _one_of(value, Do.model_fields)
 
 
 What = Annotated[Do, BeforeValidator(_do, json_schema_input_type=Literal["observe", "alert", "throttle", "halt"] | Do)]

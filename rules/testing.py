@@ -31,7 +31,7 @@ class Expected(_Frozen):
     rule: Name
     at: int = Field(ge=0)
     ends: int | None = Field(None, ge=0)
-    action: Literal["observe", "alert", "throttle", "reroute", "halt"] | None = None
+    action: Literal["observe", "alert", "throttle", "steer", "reroute", "halt"] | None = None
     mode: Literal["shadow", "armed"] | None = None
 
 

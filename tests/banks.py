@@ -37,3 +37,10 @@ def random_bank(folder: Path, layers: Sequence[int], probes: int = 1, config: An
     (folder / ARRAYS).write_bytes(raw)
     (folder / CARD).write_text(card.model_dump_json())
     return folder
+
+
+def steerable(bank: Bank, probe: str = "panic") -> Bank:
+    """The bank, with a card that says of one probe that every tried dose beats matched random directions: what rules ask before they steer."""
+    cause = bank[probe].cause
+    assert cause is not None
+    return bank.with_card(probe, causal=True, cause=cause.model_copy(update={"matched": [0.9 * each for each in cause.outcomes["words"]]}))

@@ -101,7 +101,7 @@ def _bank_and_rules(config: Config) -> Iterator[Finding]:
         return
     yield Finding("bank", True, f"{len(bank.names)} probes for {bank.card.model.name}: {', '.join(bank.names)}")
     try:
-        rules = RuleEngine(rulefiles.load(config.rules), rulefiles.facts(bank), rulefiles.abilities(config.gateway))
+        rules = RuleEngine(rulefiles.load(config.rules), rulefiles.facts(bank), rulefiles.abilities(config))
         yield Finding("rules", True, f"{len(rules.rules)} in {config.rules}")
     except (BarographError, DocumentError) as error:
         yield Finding("rules", False, str(error))

@@ -50,7 +50,7 @@ def check(rules: RulesOption = None, config: ConfigOption = None, bank: BankOpti
     from rules.fleet import prometheus
 
     ruleset = _ruleset(config, rules)
-    engine = RuleEngine(ruleset, _probes(config, bank), abilities(Config.load(config).gateway))
+    engine = RuleEngine(ruleset, _probes(config, bank), abilities(Config.load(config)))
     prometheus(ruleset)
     table = Table(box=None, pad_edge=False)
     for column in ("rule", "action", "mode", "maturity", "severity", "when"):

@@ -90,7 +90,7 @@ class VllmProcess:
     def _why(self) -> str:
         """The line that says most: ours, else the last error."""
         lines = self.log.read_text(errors="replace").splitlines()
-        errors = [line for line in lines if "Error: " in line or line.startswith("barograph: ")]
+        errors = [line for line in lines if ("Error: " in line and "WARNING" not in line) or line.startswith("barograph: ")]
         return (errors or lines or [""])[0 if errors else -1].split(") ", 1)[-1][-400:].strip()
 
     def client(self) -> httpx.AsyncClient:

@@ -48,7 +48,7 @@ class Detour:
 
     def plan(self, verdict: Verdict, delivered: dict[int, Delivered]) -> tuple[Way, str]:
         """What becomes of a reply that a rule re-routes. The intent, or why there is none, is recorded before anything is asked."""
-        do = verdict.rule.do.reroute
+        do = verdict.rule.do.turning
         target = self._targets.get(do.to) if do is not None else None
         if do is None or target is None:
             way, why = "halt", "no such target is configured"
@@ -178,14 +178,14 @@ class Detour:
             if response.status != 200:
                 raise await upstream.refusal(response, asked.route)
             there = judged_there(response.headers)
-            if turn is not None and turn.verdict.rule.do.reroute is not None:
-                if not there and turn.verdict.rule.do.reroute.unjudged == "refuse":
+            if turn is not None and turn.verdict.rule.do.turning is not None:
+                if not there and turn.verdict.rule.do.turning.unjudged == "refuse":
                     raise unavailable("the target judges its replies no more", "unjudged_target")
                 self.judged = there
             yield response
 
     def _target(self, turn: Turn) -> Target:
-        do = turn.verdict.rule.do.reroute
+        do = turn.verdict.rule.do.turning
         assert do is not None  # else there is no turn
         return self._targets[do.to]
 
@@ -201,7 +201,7 @@ class Detour:
         self.on_outcome(Event.MISSED)
 
     def _record(self, event: str, verdict: Verdict, **fields: str) -> None:
-        do, stream = verdict.rule.do.reroute, self._pipeline.streams.by_slot.get(verdict.slot)
+        do, stream = verdict.rule.do.turning, self._pipeline.streams.by_slot.get(verdict.slot)
         self._pipeline.ledger.append(
             "reroute", event=event, request=self._ticket.request, stream=stream.name if stream is not None else "", rule=verdict.rule.rule,
             to=do.to if do is not None else "", **fields,

@@ -295,8 +295,7 @@ def fired(verdict: Verdict) -> dict[str, Any]:
 
 def ending(verdict: Verdict) -> str:
     """What a client reads where a verdict ends its reply."""
-    do = verdict.rule.do
-    halt = do.halt or (do.reroute.otherwise if do.reroute is not None else None)
+    halt = verdict.rule.do.ending
     return halt.message if halt is not None else ""
 
 

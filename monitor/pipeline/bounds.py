@@ -40,6 +40,10 @@ def check_hello(hello: wire.Hello) -> None:
             raise Refused("hello", f"hello with a {what} of {len(word)} characters; expected at most {MAX_WORD}")
     if hello.grade not in wire.GRADES:
         raise Refused("hello", f"hello with grade '{hello.grade[:MAX_WORD]}'; expected one of {', '.join(wire.GRADES)}")
+    if len(hello.steers) > wire.MAX_PROBES or not set(hello.steers) <= set(hello.probes):
+        raise Refused(
+            "hello", f"hello that steers along {len(hello.steers)} probes; expected some of the {len(hello.probes)} that it reads"
+        )
     if len(hello.passport) > MAX_WORD or any(len(word) > MAX_WORD for item in hello.passport.items() for word in item):
         raise Refused(
             "hello", f"hello with a passport of {len(hello.passport)} fields; expected short words, at most {MAX_WORD} characters each"
@@ -66,6 +70,8 @@ def check_frame(frame: wire.Frame, positions: NDArray[np.uint32]) -> None:
         raise Refused(
             "positions", f"frame {frame.seq} with counts that no tap has; expected at most {MAX_COUNT} frames of {MAX_POSITION} tokens"
         )
+    if len(frame.steered) > wire.MAX_STREAMS:
+        raise Refused("steered", f"{len(frame.steered)} pushes in one packet; expected at most {wire.MAX_STREAMS}")
     if len(frame.ends) > wire.MAX_STREAMS:
         raise Refused("ends", f"{len(frame.ends)} ends in one packet; expected at most {wire.MAX_STREAMS}")
     if len(positions) and int(positions.max()) >= MAX_POSITION:

@@ -23,6 +23,7 @@ from monitor.pipeline.proof import Proof
 from monitor.pipeline.records import Records
 from monitor.pipeline.scores import ScoreLog
 from monitor.pipeline.source import Source
+from monitor.pipeline.steering import Steering
 from monitor.pipeline.streams import Stream, StreamTable
 from monitor.sinks.prometheus import Metrics, StreamGauges
 from probes.bank import Bank
@@ -52,6 +53,7 @@ class Batch:
     began: list[Stream] = field(default_factory=list)
     ended: list[tuple[Stream, int]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    steered: list[wire.Steered] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Pipeline:
         self._unmatched = 0
         self.scores = ScoreLog(self.bank.names, self.streams, self.ledger) if self._config.record_scores else None
         self._records = Records(self.ledger, self.streams, self.bank.names, conversations=self.scores is not None)
+        self._steering = Steering(self.streams, self.bank.names, self._records, self.metrics)
         self.engine_state = "waiting for the engine"  # what the gateway knows of it: ok, or what is wrong
         self.on_throttle: Callable[[Verdict, Stream], None] = lambda verdict, stream: None  # who throttles tenants
         self.metrics.registry.register(StreamGauges(self._running))
@@ -198,6 +201,7 @@ class Pipeline:
         batch.lost = 0 if source.seq is None else max(0, message.seq - source.seq - 1)
         source.seq = message.seq if source.seq is None else max(source.seq, message.seq)
         batch.failed = message.failed[:MAX_WHY]
+        batch.steered = message.steered
         for begin in message.begins:
             self._begin(batch, begin)
         slots = source.slots(numbers)
@@ -218,15 +222,20 @@ class Pipeline:
 
     def judge(self, batch: Batch) -> None:
         now = time.monotonic()
+        self._steering.heard(batch.source, batch.steered)
         for rows in distinct_rounds(batch.slots):
             slots, positions, scores = batch.slots[rows], batch.positions[rows], batch.scores[rows]
             verdicts = self.rules.judge(slots, positions, scores, now)
+            verdicts += self._steering.due(slots, positions, self.rules)
             for verdict in verdicts:
                 stream = self.streams.by_slot[verdict.slot]
                 stream.verdicts.append(verdict)
                 stream.acting = deciding(stream.acting, verdict)
             # Only now: a token counts as judged when its verdicts stand, whatever fails on the way.
             self.streams.take(slots, positions, scores)
+            for verdict in verdicts:
+                if verdict.action == Action.STEER and not verdict.shadow and not verdict.ended:
+                    self._steering.note(batch.source, self.streams.by_slot[verdict.slot], verdict)
             batch.verdicts += verdicts
 
     def act(self, batch: Batch) -> None:
@@ -237,6 +246,7 @@ class Pipeline:
                 self._lose(stream)
         for verdict in batch.verdicts:
             self._throttle(verdict, self.streams.by_slot[verdict.slot])
+        self._steering.ask()
         for stream in self.streams.awaited(batch.slots):
             stream.wake()
         for stream, tokens in batch.ended:
@@ -367,6 +377,7 @@ class Pipeline:
         stream.wake()
 
     def _end(self, source: Source, stream: Stream) -> None:
+        self._steering.end(stream)
         self.rules.end(stream.slot)
         source.remove(stream)
         self.streams.end(stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -184,6 +185,7 @@ class Receiver:
         if not isinstance(hello, wire.Hello):
             raise WireError("the first packet is no hello")
         peer.source = self.pipeline.connect(hello)
+        peer.source.send = functools.partial(_send, connection)
         log.info("tap connected: %s on %s, %d probes", hello.model, hello.engine, len(hello.probes))
 
     def _refuse(self, connection: socket.socket, reason: str, text: str) -> None:
@@ -204,3 +206,11 @@ class Receiver:
         if source is not None:
             self.pipeline.disconnect(source)
             log.info("tap disconnected: %s", source.hello.model)
+
+
+def _send(connection: socket.socket, packet: bytes) -> bool:
+    """To a tap, if it takes it at once."""
+    try:
+        return connection.send(packet) == len(packet)
+    except OSError:
+        return False

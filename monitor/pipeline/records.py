@@ -28,7 +28,7 @@ class Records:
         hello = source.hello
         self._ledger.append(
             "tap", event="connected", source=hello.source, model=hello.model, engine=hello.engine, dtype=hello.dtype, bank=hello.bank, grade=hello.grade,
-            rules=rules, passport=hello.passport, stale=source.stale, rules_in_shadow=shadowed,
+            steers=hello.steers, rules=rules, passport=hello.passport, stale=source.stale, rules_in_shadow=shadowed,
         )  # fmt: skip
 
     def disconnected(self, source: Source) -> None:
@@ -78,6 +78,14 @@ class Records:
             desc=rule.desc, when=rule.when, until=rule.until, hold_for=rule.hold_for.model_dump(), signals=verdict.signals,
             thresholds=verdict.thresholds, model_signal=self._tail(verdict),
         )  # fmt: skip
+
+    def steer(self, event: str, stream: Stream, verdict: Verdict, **more: Any) -> None:
+        """A push was asked for, waits behind another rule's, was refused or began; or it is over: the rule no longer fires (`fell`), it does (`else`), the stream ended."""
+        if (steer := verdict.rule.do.steer) is not None:
+            self._ledger.append(
+                "steer", event=event, stream=stream.name, source=stream.source, rule=verdict.rule.rule, position=verdict.position, probe=steer.probe,
+                dose=steer.dose, wanted=steer.span.tokens, **more,
+            )  # fmt: skip
 
     def _tail(self, verdict: Verdict) -> dict[str, list[float | None]]:
         """The last scores of every probe up to the verdict."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
-from monitor.config import PACKS, GatewayConfig, read_text
+from monitor.config import PACKS, Config, read_text
 from monitor.errors import ConfigError
 from probes.bank import Bank
-from rules.abilities import Abilities
+from rules.abilities import Abilities, Doses
 from rules.facts import ProbeFacts
 from rules.ruleset import RuleSet
 
+SOOTHING = ("calm",)  # safety probes of something good: rules may push towards them
 SUFFIXES = (".yaml", ".yml")
 
 State = tuple[int, int, int]
@@ -83,11 +85,15 @@ def facts(bank: Bank) -> tuple[ProbeFacts, ...]:
             {window: {each.rate: each.value for each in found} for window, found in card.thresholds.items()},
             card.causal,
             card.worthwhile,
+            card.cause.beats if card.cause is not None else ProbeFacts.beats,
+            card.group == "safety" and card.name not in SOOTHING,
         )
         for card in bank.card.probes
     )
 
 
-def abilities(config: GatewayConfig) -> Abilities:
-    """What a gateway with this configuration can do about rules."""
-    return Abilities(frozenset(config.targets), config.tenant_header is not None)
+def abilities(config: Config) -> Abilities:
+    """What can be done about rules with this configuration."""
+    steer = config.tap.steer
+    doses: Doses | Literal[False] = Doses(steer.probes, steer.max_dose, steer.max_tokens) if steer is not None else False
+    return Abilities(frozenset(config.gateway.targets), config.gateway.tenant_header is not None, doses)

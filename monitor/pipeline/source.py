@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ class Source:
         self.seq: int | None = None
         self.failed = ""
         self.check: wire.Check | None = None  # how the tap proved itself; None until it has
+        self.send: Callable[[bytes], bool] = lambda packet: False  # to the tap, without waiting; False when it does not take it
         self.refused = 0  # begins that were refused
         self.streams: dict[int, Stream] = {}
         # Sorted, for a vectorised look-up whose size is that of the streams, whatever their numbers are.

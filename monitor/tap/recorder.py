@@ -1,4 +1,4 @@
-"""The plain other end of a tap's socket: keeps everything, judges nothing. For checks and benchmarks."""
+"""The plain other end of a tap's socket: keeps everything, judges nothing, pushes whom it is told to. For checks and benchmarks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ class Recorder:
         self.scores: dict[Key, list[tuple[int, NDArray[np.float32]]]] = defaultdict(list)
         self.ends: dict[Key, int] = {}
         self.failed: list[str] = []
+        self.steered: list[wire.Steered] = []
         self.dropped = 0
         self.unknown = 0  # rows of a stream that was never announced
         self.path = path
         self._connections: list[socket.socket] = []
+        self._places: dict[Key, tuple[socket.socket, int]] = {}  # whose stream it is, and its number there
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -48,6 +50,11 @@ class Recorder:
     def array(self, key: Key) -> NDArray[np.float32]:
         """Scores [tokens, probes] of a generation."""
         return np.stack([scores for _, scores in self.scores[key]])
+
+    def steer(self, key: Key, push: int, probe: str, dose: float, tokens: int) -> None:
+        """Ask a generation's tap for a push."""
+        connection, stream = self._places[key]
+        connection.send(wire.encode(wire.Steer(push, stream, probe, dose, tokens)))
 
     def _accept(self) -> None:
         while True:
@@ -72,10 +79,12 @@ class Recorder:
                 continue
             for begin in message.begins:
                 keys[begin.stream] = (begin.request, begin.index)
+                self._places[begin.request, begin.index] = (connection, begin.stream)
             if isinstance(message, wire.Live):
                 continue
             assert hello is not None
             self.dropped = message.dropped
+            self.steered += message.steered
             if message.failed:
                 self.failed.append(message.failed)
             for stream, position, scores in zip(*message.arrays(len(hello.probes)), strict=True):

@@ -18,19 +18,21 @@ from monitor.admin.commander import Commander
 from monitor.gateway.course import State
 from monitor.pipeline.rulebook import Rulebook
 from probes.bank import Bank
+from tests.banks import steerable
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Script, Stage, chunk, usage
 from tests.monitor.gateway.test_reroute import said, there
 from tests.rules.naive import probe_facts
 
 RULES = """rules:
 - {rule: slow, desc: d, when: panic.last > 1, until: panic.last < 1, cool_down: 1 token, do: {throttle: {tokens_per_second: 500}}, mode: armed}
-- {rule: turn, desc: d, when: panic.last > 3, do: {reroute: {to: safe, unjudged: allow, else: {message: ELSE.}}}, mode: armed}
+- {rule: push, desc: d, when: panic.last > 5, do: {steer: {probe: panic, dose: -0.1, for: 2 tokens, else: {halt: {message: PUSHED.}}}}, mode: armed}
+- {rule: turn, desc: d, when: panic.last > 3 and panic.last < 5, do: {reroute: {to: safe, unjudged: allow, else: {message: ELSE.}}}, mode: armed}
 - {rule: high, desc: d, when: panic.last > 6, do: {halt: {message: HALT.}}, mode: armed}
 """
-CALM, FAST, TURN, HIGH = 0.0, 2.0, 4.0, 7.0
+CALM, FAST, TURN, PUSH, HIGH = 0.0, 2.0, 4.0, 5.5, 7.0
 OVER = {state.value for state in State if state.over}
 STEPS = st.lists(
-    st.sampled_from([CALM, CALM, CALM, FAST, FAST, TURN, HIGH, "halt", "stop", "resume", "leave", "break", "finish", "wait", "gap"]),
+    st.sampled_from([CALM, CALM, CALM, FAST, FAST, TURN, PUSH, PUSH, HIGH, "halt", "stop", "resume", "leave", "break", "finish", "wait", "gap"]),
     min_size=1, max_size=14,
 )  # fmt: skip
 
@@ -99,6 +101,8 @@ class Sequence:
         assert rig.pipeline.streams.tickets == {}
         assert not self.scene.gateway.replies
         assert len(rig.records("command")) == self.commands
+        pushes = [each["event"] for each in rig.records("steer")]
+        assert sum(each in ("asked", "refused") for each in pushes) == sum(each in ("fell", "else", "ended") for each in pushes)
         reroutes = [(each["event"], each["do"]) for each in rig.records("reroute")]
         assert reroutes in ([], [("intent", "halt")]) or (
             reroutes[0][0] == "intent" and len(reroutes) == 2 and reroutes[1][1] in ("taken", "missed")
@@ -109,7 +113,7 @@ class Sequence:
         text = "".join(part["delta"].get("content") or "" for part in parts)
         own = "".join(f"w{i} " for i in range(self.token))
         heard = text
-        for ending in ("ELSE.", "HALT.", "This reply was stopped by a safety rule."):
+        for ending in ("ELSE.", "HALT.", "PUSHED.", "This reply was stopped by a safety rule."):
             if heard.endswith(ending):
                 heard = heard.removesuffix(ending)
                 break
@@ -139,6 +143,7 @@ def test_whatever_happens_in_whatever_order(bank: Bank, tmp_path: Path, steps: l
     async def act(client: httpx.AsyncClient, scene: Scene) -> None:
         await scene.gateway.engine.targets["safe"].look(scene.rig.pipeline.streams)
         opened.clear()
+        scene.rig.source.send = lambda packet: True
         run = Sequence(scene, client)
         reading = asyncio.create_task(run.read())
         await scene.until(lambda: opened, "the engine is asked")
@@ -154,4 +159,4 @@ def test_whatever_happens_in_whatever_order(bank: Bank, tmp_path: Path, steps: l
 
     for name in ("orders", "commands"):
         (tmp_path / f"ledger.jsonl.{name}").unlink(missing_ok=True)
-    Stage(bank, tmp_path).play(engine, act, there=TARGETS[target], rules=RULES)
+    Stage(steerable(bank), tmp_path).play(engine, act, there=TARGETS[target], rules=RULES)

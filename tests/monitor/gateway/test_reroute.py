@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,8 @@ import pytest
 from monitor.gateway.asked import Asked
 from monitor.gateway.reroute import Delivered, plan
 from monitor.gateway.target import REROUTED
+from probes.bank import Bank
+from tests.banks import steerable
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, SSE, Exchange, Scene, Script, Stage, chunk, events, scored, text, usage
 
 RULES = """rules:
@@ -302,3 +305,26 @@ def test_a_second_verdict_halts_a_reply_that_is_held_whole(stage: Stage) -> None
     assert (choice["message"]["content"], choice["finish_reason"]) == ("No target.", "content_filter")
     assert answer.headers["x-barograph"] == "rerouted:safe"
     assert scene.rig.records("reroute")[1]["judged"] == "here"
+
+
+PUSH = """rules:
+- {rule: push, desc: d, when: panic.last > 3, do: {steer: {probe: panic, dose: -0.1, for: 2 tokens, else: {reroute: {to: safe, unjudged: allow}}}}, mode: armed}
+"""
+
+
+def test_a_push_that_does_not_help_re_routes(bank: Bank, tmp_path: Path) -> None:
+    role, done = chunk("", 0, role="assistant"), [chunk(None, 6, finish="stop"), usage(6), DONE]
+    script = scored(role, *(chunk(f"w{i} ", i + 1) for i in range(6)), *done, panic=(0.0, 5.0, 5.0, 5.0, 5.0, 5.0))
+
+    async def act(client: httpx.AsyncClient, scene: Scene) -> Any:
+        await scene.gateway.engine.targets["safe"].look(scene.rig.pipeline.streams)
+        answer = await client.post(CHAT, json={**ASK, "stream": True})
+        await scene.until(lambda: scene.rig.records("reply"), "the reply is recorded")
+        return answer, scene
+
+    answer, scene = Stage(steerable(bank), tmp_path).play(script, act, there=there(*said("x ", "y ")), rules=PUSH)
+    # Where nobody can push, the `else` comes with the next token, also when that is in the same frame.
+    assert text(answer) == "w0 w1 x y "
+    assert [each["event"] for each in scene.rig.records("steer")] == ["refused", "else"]
+    assert [each["action"] for each in scene.rig.records("verdict")] == ["steer", "reroute"]
+    assert scene.rig.records("reply")[0]["course"] == {"0": ["running", "rerouting", "rerouted", "ended"]}

@@ -21,8 +21,9 @@ from monitor.tap import project
 from monitor.tap.steer import Limits, Pusher, Steering
 from monitor.tap.tap import Tap
 from probes.bank import Bank, BankError
-from probes.layers import decoder_layers
+from probes.reference import reply_scores
 from tests.monitor.tap.test_tap import Collected, generate
+from tests.pushes import pushed
 
 PROBE = "desperation"
 
@@ -187,32 +188,13 @@ def rig(model: LoadedModel, bank: Bank) -> Iterator[tuple[Batcher, Tap, Collecte
 
 def states(model: LoadedModel, bank: Bank, prompt: list[int], produced: list[int], first: int, tokens: int, dose: float) -> np.ndarray:
     """Scores [tokens, k] from transformers' own pass over the whole text, where the rows of a push are pushed by hand."""
-    layer, row = bank[PROBE].layer, bank.names.index(PROBE)
-    rows = torch.arange(len(prompt) - 1 + first, len(prompt) - 1 + first + tokens)
-    read: dict[int, torch.Tensor] = {}
-
-    def hook(index: int) -> Any:
-        def act(module: Any, args: Any, output: Any) -> Any:
-            state = output if isinstance(output, torch.Tensor) else output[0]
-            read[index] = state[0].clone()
-            if index == layer:
-                state[0, rows] += dose * state[0, rows].norm(dim=-1, keepdim=True) * torch.from_numpy(bank.patterns[row])
-
-        return act
-
-    handles = [each.register_forward_hook(hook(i)) for i, each in enumerate(decoder_layers(model.wrapper)) if i in bank.layers]
     before = model.module.config._attn_implementation
     model.module.set_attn_implementation("eager")
     try:
-        with torch.no_grad():
-            model.module(input_ids=torch.tensor([prompt + produced]), use_cache=False)
+        with pushed(model.wrapper, bank, PROBE, len(prompt), first, tokens, dose):
+            return reply_scores(model.wrapper, bank, prompt + produced, len(prompt))
     finally:
         model.module.set_attn_implementation(before)
-        for handle in handles:
-            handle.remove()
-    weight, bias = bank.affine()
-    made = slice(len(prompt) - 1, len(prompt) + len(produced) - 1)
-    return np.einsum("tkw,wk->tk", np.stack([read[layer][made].numpy() for layer in bank.layers], axis=1), weight) + bias
 
 
 def test_one_reply_is_pushed_and_its_neighbours_do_not_notice(rig: Any, model: LoadedModel, bank: Bank) -> None:
