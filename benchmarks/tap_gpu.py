@@ -5,6 +5,8 @@ with a static cache; every step ends with its tokens on the host, as an engine's
 tapped layers into the buffers, copies the candidates' scores to the host and sends them over the socket. Both sides share model, cache
 and moment: blocks of steps in the order on-off-off-on, neighbouring blocks compared.
 
+With --steer the tap is on both sides, and on one of them every row of the step is pushed by a dose of its own as well.
+
 On a machine without CUDA it runs a tiny model, eager only, which shows that it works and is no figure to quote.
 """
 
@@ -26,8 +28,9 @@ from benchmarks.drain import Drain
 from benchmarks.pairs import interval, ratios
 from benchmarks.report import emit
 from monitor import wire
-from monitor.tap.project import Reader, collect
+from monitor.tap.project import Reader, collect, failures
 from monitor.tap.sender import Sender
+from monitor.tap.steer import Pusher
 
 EIGHT_B = {
     "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
@@ -91,15 +94,22 @@ def step_s(timed: list[tuple[bool, float]], on: bool) -> float:
     return statistics.median(seconds for tapped, seconds in timed if tapped is on)
 
 
-def measure(model: LlamaForCausalLM, path: Path, batch: int, probes: int, layers: int, graph: bool, pairs: int) -> dict[str, Any]:
+def measure(
+    model: LlamaForCausalLM, path: Path, batch: int, probes: int, layers: int, graph: bool, pairs: int, steer: bool = False
+) -> dict[str, Any]:
     decoder = Decoder(model, batch)
     width, device = model.config.hidden_size, model.device
     readers = [Reader(torch.randn(width, probes, device=device) / width, torch.zeros(probes, device=device), batch) for _ in range(layers)]
+    pushers = [Pusher(torch.nn.functional.normalize(torch.randn(1, width, device=device)), batch) for _ in range(layers if steer else 0)]
+    for pusher in pushers:
+        pusher.doses[:, 0] = torch.linspace(-0.1, -0.001, batch)
     hooks: list[Any] = []
 
-    def attach() -> None:
+    def attach(push: bool = True) -> None:
         for module, reader in zip(tapped_layers(model, layers), readers, strict=True):
             hooks.append(module.register_forward_hook(lambda module, args, output, reader=reader: reader(output)))
+        for module, pusher in zip(tapped_layers(model, layers), pushers if push else [], strict=False):
+            hooks.append(module.register_forward_hook(lambda module, args, output, pusher=pusher: pusher(output)))
 
     def detach() -> None:
         while hooks:
@@ -125,7 +135,10 @@ def measure(model: LlamaForCausalLM, path: Path, batch: int, probes: int, layers
         position += 1
 
     with torch.inference_mode():
+        if steer:
+            attach(push=False)
         plain = decoder.graphed() if graph else decoder.forward
+        detach()
         attach()
         with_tap = decoder.graphed() if graph else decoder.forward
         if graph:  # the hooks live on in the graph
@@ -135,12 +148,12 @@ def measure(model: LlamaForCausalLM, path: Path, batch: int, probes: int, layers
             on = ORDER[block % 4]
             if not graph:
                 detach()
-                if on:
-                    attach()
+                if on or steer:
+                    attach(push=on)
             times = []
             for _ in range(BLOCK):
                 start = time.perf_counter()
-                (scored if on else bare)(with_tap if on else plain)
+                (scored if on or steer else bare)(with_tap if on else plain)
                 times.append(time.perf_counter() - start)
             if block >= 0:
                 timed.append((on, statistics.median(times[2:])))
@@ -148,6 +161,7 @@ def measure(model: LlamaForCausalLM, path: Path, batch: int, probes: int, layers
     found = np.stack([reader.scores[:batch].cpu().numpy() for reader in readers])
     assert np.isfinite(found).all()
     assert np.abs(found).max() > 0, "the operator wrote nothing"
+    assert not failures, failures
     dropped = sender.dropped
     sender.close()
     values = ratios(timed)
@@ -162,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--steer", action="store_true", help="what pushes cost beside the tap, in graphs only")
     options = parser.parse_args()
     cuda = torch.cuda.is_available()
     shape, dtype, device = (EIGHT_B, torch.bfloat16, "cuda") if cuda else (TINY, torch.float32, "cpu")
@@ -175,18 +190,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="barograph-") as folder, Drain(Path(folder) / "tap.sock") as drain:
         for batch in options.batches or (BATCHES if cuda else (1, 8)):
             for layers in LAYERS:
-                for probes in PROBES:
-                    for graph in (True, False) if cuda else (False,):
+                for probes in PROBES[-1:] if options.steer else PROBES:
+                    for graph in ((True,) if options.steer else (True, False)) if cuda else (False,):
                         name = f"batch_{batch}_probes_{probes}_layers_{layers}_{'graph' if graph else 'eager'}"
-                        found[name] = measure(model, drain.path, batch, probes, layers, graph, options.pairs)
+                        found[name] = measure(model, drain.path, batch, probes, layers, graph, options.pairs, options.steer)
                         print(name, found[name], flush=True)
     if not cuda:
         print("no CUDA here, so no figure is kept")
         return
     emit(
-        "tap_gpu",
+        "steer_gpu" if options.steer else "tap_gpu",
         device=torch.cuda.get_device_name(0),
         model="8B-shaped Llama, random weights",
+        torch=torch.__version__,
         dtype=str(dtype).removeprefix("torch."),
         context=CONTEXT,
         **found,
