@@ -22,10 +22,15 @@ def machine() -> str:
 
 def emit(name: str, **figures: Any) -> None:
     """Print the line and keep it."""
-    line = {"benchmark": name, "machine": machine(), **figures}
-    print(json.dumps(line))
+    print(keep(name, **figures))
+
+
+def keep(name: str, **figures: Any) -> str:
+    """Keep the line, which is returned. A long benchmark does so as it goes, so that being cut short loses nothing."""
+    line = json.dumps({"benchmark": name, "machine": machine(), **figures})
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(line) + "\n")
+    (RESULTS / f"{name}.json").write_text(line + "\n")
+    return line
 
 
 def spread(values: list[float], digits: int = 4) -> dict[str, float]:

@@ -94,8 +94,8 @@ class Loop:
 
     def _began(self, steered: list[wire.Steered]) -> None:
         for each in steered:
-            assert not each.why, each.why
-            self.made[self._numbers[each.push]].first = each.first
+            if not each.why:  # refused where the rule fired at the last token
+                self.made[self._numbers[each.push]].first = each.first
 
     def _judge(self, streams: NDArray[np.uint32], positions: NDArray[np.uint32], scores: NDArray[np.float32]) -> None:
         for stream, position, row in zip(streams.tolist(), positions.tolist(), scores, strict=True):
@@ -191,6 +191,7 @@ def outcome(reader: Reader, plain: list[Made], steered: list[Made], limit: float
         end = first + PUSH
         if was.fired < 0 or end > TOKENS:
             continue
+        assert now is was or 0 <= now.first - first <= 1, "the push begins with the next token"
         if now.tokens[:first] != was.tokens[:first]:  # rounding in another batch chose another token before
             differed += 1
             continue

@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 from benchmarks.drain import Drain
 from benchmarks.pairs import interval, ratios
-from benchmarks.report import emit
+from benchmarks.report import keep
 from monitor import wire
 from monitor.tap.project import Reader, collect, failures
 from monitor.tap.sender import Sender
@@ -187,6 +187,13 @@ def main() -> None:
         model = LlamaForCausalLM._from_config(LlamaConfig(**shape), attn_implementation="sdpa").eval()
     torch.set_default_dtype(default)
     found: dict[str, Any] = {}
+
+    def kept() -> str:
+        return keep(
+            "steer_gpu" if options.steer else "tap_gpu", device=torch.cuda.get_device_name(0), model="8B-shaped Llama, random weights",
+            torch=torch.__version__, dtype=str(dtype).removeprefix("torch."), context=CONTEXT, **found,
+        )  # fmt: skip
+
     with tempfile.TemporaryDirectory(prefix="barograph-") as folder, Drain(Path(folder) / "tap.sock") as drain:
         for batch in options.batches or (BATCHES if cuda else (1, 8)):
             for layers in LAYERS:
@@ -195,18 +202,12 @@ def main() -> None:
                         name = f"batch_{batch}_probes_{probes}_layers_{layers}_{'graph' if graph else 'eager'}"
                         found[name] = measure(model, drain.path, batch, probes, layers, graph, options.pairs, options.steer)
                         print(name, found[name], flush=True)
-    if not cuda:
+                        if cuda:
+                            kept()
+    if cuda:
+        print(kept())
+    else:
         print("no CUDA here, so no figure is kept")
-        return
-    emit(
-        "steer_gpu" if options.steer else "tap_gpu",
-        device=torch.cuda.get_device_name(0),
-        model="8B-shaped Llama, random weights",
-        torch=torch.__version__,
-        dtype=str(dtype).removeprefix("torch."),
-        context=CONTEXT,
-        **found,
-    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import yaml
 from transformers import AutoTokenizer, LlamaConfig
 
 from benchmarks.pairs import interval, ratios
-from benchmarks.report import emit
+from benchmarks.report import keep
 from benchmarks.tap_gpu import EIGHT_B
 from monitor import models, wire
 from monitor.engine.vllm_plugin import version
@@ -57,6 +57,15 @@ class Listener(threading.Thread):
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
         self._listener.listen()
+
+    def about(self) -> dict[str, Any]:
+        """How the tap proved itself, and what came of it and of its pushes."""
+        assert not self.failed, self.failed
+        check = self.checks[-1] if self.checks else None
+        return {
+            "check_ok": bool(check and check.ok), "check_worst": round(check.worst, 5) if check else None, "rows": self.rows,
+            "frames_dropped": self.dropped, "pushes_began": self.began, "pushes_refused": self.refused,
+        }  # fmt: skip
 
     def run(self) -> None:
         connection, _ = self._listener.accept()
@@ -156,29 +165,23 @@ def main() -> None:
             list(pool.map(lambda one: one.__enter__(), servers))
         print(f"three servers after {time.monotonic() - start:.0f} s", flush=True)
         found: dict[str, Any] = {}
+
+        def kept() -> str:
+            about = {what: ear.about() for what, ear in zip(("tapped", "steered"), ears, strict=True)}
+            return keep(
+                "vllm_gpu", device=torch.cuda.get_device_name(0), engine=f"vllm {version()}", torch=torch.__version__, dtype="bfloat16",
+                model="8B-shaped Llama, dummy weights", probes=PROBES * len(LAYERS), layers=list(LAYERS), tokens=TOKENS, **about, **found,
+            )  # fmt: skip
+
         with httpx.Client() as client:
             for streams in STREAMS:
                 found[f"tap_{streams}"] = compare(client, tapped, plain, streams, options.pairs)
                 print(streams, "tap over none", found[f"tap_{streams}"], flush=True)
                 found[f"push_{streams}"] = compare(client, steered, tapped, streams, options.pairs)
                 print(streams, "all pushed over tap", found[f"push_{streams}"], flush=True)
-        for what, ear in zip(("tapped", "steered"), ears, strict=True):
-            check = ear.checks[-1] if ear.checks else None
-            assert not ear.failed, ear.failed
-            found[what] = {
-                "check_ok": bool(check and check.ok), "check_worst": round(check.worst, 5) if check else None, "rows": ear.rows,
-                "frames_dropped": ear.dropped, "pushes_began": ear.began, "pushes_refused": ear.refused,
-            }  # fmt: skip
-        about = next(
-            line
-            for line in (folder / "steered.log").read_text(errors="replace").splitlines()
-            if "CUDA graphs" in line or "cudagraph" in line
-        )
-        print(about[:300], found["tapped"], found["steered"], flush=True)
-        emit(
-            "vllm_gpu", device=torch.cuda.get_device_name(0), engine=f"vllm {version()}", torch=torch.__version__, model="8B-shaped Llama, dummy weights",
-            dtype="bfloat16", probes=PROBES * len(LAYERS), layers=list(LAYERS), tokens=TOKENS, **found,
-        )  # fmt: skip
+                kept()
+        about = next(line for line in (folder / "steered.log").read_text(errors="replace").splitlines() if "cudagraph" in line)
+        print(about[:300], kept(), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

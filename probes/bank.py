@@ -85,10 +85,15 @@ class Cause(_Frozen):
 
     def beats(self, dose: float) -> bool:
         """Whether a dose moves the words further than matched random directions do: at the tried doses on both sides of it, and not beyond them."""
-        if not self.matched or (dose not in self.doses and not min(self.doses) < dose < max(self.doses)):
+        if not self.matched or not min(self.doses) <= dose <= max(self.doses):
             return False
         below, above = max(each for each in self.doses if each <= dose), min(each for each in self.doses if each >= dose)
         return all(self._beats(self.doses.index(each)) for each in {below, above})
+
+    @property
+    def proven(self) -> list[float]:
+        """The tried doses that move the words further than matched random directions do."""
+        return [dose for dose in self.doses if self.beats(dose)]
 
     def _beats(self, at: int) -> bool:
         own, rival = self.outcomes["words"][at], self.matched[at]

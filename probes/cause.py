@@ -139,7 +139,7 @@ def validate(reader: Reader, bank: Bank, corpus: Corpus, names: Sequence[str], s
             cause = _cause(own, weights, *(np.stack([curves[name] for curves in rivals]) for rivals in (other, matched)))
             causal = cause.monotone["words"] >= MONOTONE and cause.slope > cause.random_slope
             bank = bank.with_card(name, causal=causal, cause=cause)
-            doses = ", ".join(f"{dose:g}" for dose in DOSES if dose and cause.beats(dose))
+            doses = ", ".join(f"{dose:g}" for dose in cause.proven)
             say(
                 f"{name}: causal {causal}, slope {cause.slope:.2f} against {cause.random_slope:.2f}; beats matched directions at {doses or 'no dose'}"
             )

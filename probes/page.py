@@ -37,11 +37,12 @@ person who writes to the model. <b>A quiet probe is no proof of calm.</b></p>
 <tr><th>made with</th><td>barograph {{ card.version }}, {{ card.fitted_with }}; {{ card.licence }}; arrays sha256 {{ card.arrays_sha256[:16] }}</td></tr>
 </table>
 <h2>Probes</h2>
-<table><tr><th>probe</th><th>layer</th><th>method (why: best on validation)</th><th class="n">AUROC, held-out topics</th><th>causal</th><th class="n">1 % threshold, ewma(8)</th></tr>
+<table><tr><th>probe</th><th>layer</th><th>method (why: best on validation)</th><th class="n">AUROC, held-out topics</th><th>causal</th><th>may be steered by</th><th class="n">1 % threshold, ewma(8)</th></tr>
 {% for probe in alarm %}<tr><td>{{ probe.name }}</td><td class="n">{{ probe.layer }}</td>
 <td>{{ probe.method }} <small>{% for name, value in probe.methods.items() %}{{ name }} {{ "%.3f" | format(value) }}{{ "; " if not loop.last }}{% endfor %}</small></td>
 <td class="n">{{ ci(probe.auroc, probe.auroc_ci) }}</td>
 <td{% if probe.causal == False %} class="bad"{% endif %}>{{ {True: "yes", False: "no", None: "not tried"}[probe.causal] }}</td>
+<td>{{ probe.cause.proven | join(", ") if probe.cause and probe.cause.matched else "not tried" }}</td>
 <td class="n">{% if probe.thresholds %}{{ ci(probe.thresholds["ewma(8)"][0].value, probe.thresholds["ewma(8)"][0].ci) }}{% endif %}</td></tr>{% endfor %}</table>
 <h2>Layers</h2><p>AUROC of the difference of means on validation texts by layer, with its 95 % band. {{ emerges }}</p>{{ profile }}
 <h2>Errors</h2>

@@ -159,7 +159,7 @@ def validate(
     save: Annotated[bool, typer.Option("--save/--no-save", help="Write the outcome into the bank's card.")] = True,
     device: DeviceOption = "auto", dtype: DtypeOption = "auto",
 ) -> None:  # fmt: skip
-    """Prove cause: steer along each probe's pattern at several doses, against random directions of equal norm."""
+    """Prove cause: steer along each probe's pattern at several doses, against random directions of equal norm, plain and of the layer's own covariance."""
     with _mendable():
         from monitor.commands.tables import cause_table
         from probes.bank import Bank

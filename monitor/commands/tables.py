@@ -42,13 +42,14 @@ def evaluation_table(bank: Bank) -> None:
 
 
 def cause_table(bank: Bank, names: Sequence[str]) -> None:
-    table = Table("probe", "causal", "rank correlation", "rise by dose (random, 95 %)", "change of the words' log-odds by dose")
+    table = Table("probe", "causal", "rank correlation", "rise by dose (random, 95 %)", "change of the words' log-odds by dose", "doses that beat matched directions")
     for name in names:
         card, cause = bank[name], bank[name].cause
         if cause:
             own = " ".join(f"{dose:+g}:{value:+.2f}" for dose, value in zip(cause.doses, cause.outcomes["words"], strict=True))
+            proven = ", ".join(f"{dose:+g}" for dose in cause.proven) or ("none" if cause.matched else "not tried")
             causal = "[green]yes[/green]" if card.causal else "[red]no[/red]"
-            table.add_row(name, causal, f"{cause.monotone['words']:+.2f}", f"{cause.slope:+.2f} ({cause.random_slope:.2f})", own)
+            table.add_row(name, causal, f"{cause.monotone['words']:+.2f}", f"{cause.slope:+.2f} ({cause.random_slope:.2f})", own, proven)
     Console(width=150).print(table)
 
 

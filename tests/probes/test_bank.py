@@ -96,3 +96,19 @@ def test_another_model_is_refused(bank: Bank, width: int, layers: int, hashed: s
     with pytest.raises(BankError, match=expected) as caught:
         bank.check_model("other-model", width, layers, hashed)
     assert "barograph probes fit --model other-model" in str(caught.value)
+
+
+def test_a_dose_is_proven_between_tried_doses_that_are(bank: Bank) -> None:
+    """Shipped: desperation and panic can be pushed down, hostility cannot; what was not tried beats nothing."""
+    panic, hostility, frustration = (bank[name].cause for name in ("panic", "hostility", "frustration"))
+    assert panic is not None
+    assert hostility is not None
+    assert frustration is not None
+    assert panic.proven == [-0.2, -0.1, -0.05, 0.05, 0.1, 0.2]
+    assert [panic.beats(dose) for dose in (-0.3, -0.2, -0.15, -0.05, -0.01, 0.0, 0.01, 0.07, 0.21)] == [
+        False, True, True, True, False, False, False, True, False,
+    ]  # fmt: skip
+    assert [hostility.beats(dose) for dose in (-0.2, -0.1, -0.07, 0.07)] == [False, False, False, True]
+    assert not frustration.matched
+    assert not frustration.beats(-0.1)
+    assert not panic.beats(float("nan"))

@@ -178,6 +178,8 @@ def test_cause_is_judged_against_random_directions(reader: Reader, corpus: Corpu
     assert card.cause.outcomes["words"][card.cause.doses.index(0.0)] == pytest.approx(0, abs=1e-6)
     assert card.causal == (card.cause.monotone["words"] >= MONOTONE and card.cause.slope > card.cause.random_slope)
     assert card.cause.random_slope > 0
+    assert len(card.cause.matched) == len(card.cause.doses)
+    assert card.cause.matched[0] < 0 < card.cause.matched[-1]
     assert bank["hostility"].causal is None
 
 
