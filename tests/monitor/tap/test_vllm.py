@@ -17,6 +17,7 @@ import torch
 
 from monitor import wire
 from monitor.tap import project
+from monitor.tap.steer import Limits
 from monitor.tap.vllm import VllmTap, _batch, _graphs, owned
 from probes.bank import Bank, BankError
 from tests.banks import random_bank
@@ -45,8 +46,8 @@ class Runner:
             scheduler_config=SimpleNamespace(max_num_seqs=4, max_num_batched_tokens=64, async_scheduling=False),
             speculative_config=None,
             compilation_config=SimpleNamespace(max_cudagraph_capture_size=None, mode=3, cudagraph_mode=SimpleNamespace(name="PIECEWISE")),
-            cache_config=SimpleNamespace(cache_dtype="auto"),
-            parallel_config=SimpleNamespace(prefill_context_parallel_size=1),
+            cache_config=SimpleNamespace(cache_dtype="auto", enable_prefix_caching=False),
+            parallel_config=SimpleNamespace(prefill_context_parallel_size=1, tensor_parallel_size=1, pipeline_parallel_size=1),
             lora_config=None,
             additional_config={},
         )
@@ -63,18 +64,38 @@ class Runner:
         if not scheduled.tokens:
             self.execute_model_state = None
             return
+        self.execute_model_state = SimpleNamespace(**self._set_out(scheduled))
         with torch.no_grad():
             self.model(torch.tensor([[token for tokens in scheduled.tokens.values() for token in tokens]]))
+
+    def _set_out(self, scheduled: Any) -> dict[str, Any]:
+        self._prepare_inputs(scheduled)
+        return {}
+
+    def _prepare_inputs(self, scheduled: Any) -> None:
         counts = [len(tokens) for tokens in scheduled.tokens.values()]
         self.query_start_loc = SimpleNamespace(np=np.concatenate([[0], np.cumsum(counts), [0, 0]]))
         self.input_batch = SimpleNamespace(
             num_reqs=len(counts), req_ids=[*scheduled.tokens, "stale"], num_computed_tokens_cpu=np.array([*scheduled.computed, 99])
         )
-        self.execute_model_state = SimpleNamespace()
 
     def sample_tokens(self, grammar: Any) -> Any:
         output = SimpleNamespace(sampled_token_ids=self.sampled)
         return SimpleNamespace(get_output=lambda: output) if self.asynchronous else output
+
+
+class SecondRunner(Runner):
+    """vLLM's second model runner: the step's batch is what `prepare_inputs` returns."""
+
+    def _set_out(self, scheduled: Any) -> dict[str, Any]:
+        return {"input_batch": self.prepare_inputs(scheduled)}
+
+    def prepare_inputs(self, scheduled: Any) -> Any:
+        counts = [len(tokens) for tokens in scheduled.tokens.values()]
+        return SimpleNamespace(
+            req_ids=list(scheduled.tokens), num_reqs=len(counts), num_draft_tokens_per_req=None,
+            query_start_loc_np=np.concatenate([[0], np.cumsum(counts), [0, 0]]), num_computed_tokens_np=np.array(scheduled.computed),
+        )  # fmt: skip
 
 
 def scheduled(tokens: dict[str, list[int]], computed: list[int], news: Any = (), finished: Any = (), drafts: Any = None) -> SimpleNamespace:
@@ -352,3 +373,65 @@ def test_an_operator_that_does_not_run_is_no_proof(runner: Runner, tap: VllmTap,
     four_tokens(runner)
     assert sent.checks == []
     assert len(sent.failed) == 1
+
+
+LIMITS = Limits(("random_0",), 0.1, 64)
+
+
+@pytest.mark.parametrize("kind", [Runner, SecondRunner])
+def test_a_push_reaches_the_rows_of_its_stream(tmp_path: Path, tiny: str, bank: Bank, kind: type[Runner]) -> None:
+    runner = kind(model_of(tiny))
+    tap = VllmTap(runner, bank, tmp_path / "none.sock", "tiny", "0.32.0", limits=LIMITS)
+    said: list[bytes] = []
+    told: list[wire.Steered] = []
+    tap.sender.hear = lambda: [said.pop()] if said else []  # type: ignore[method-assign]
+    tap.sender.steered = told.extend  # type: ignore[method-assign]
+    sent = Sent(tap)
+    assert tap.sender.hello.steers == ["random_0"]
+    (pusher,) = tap._steering.pushers.values()  # type: ignore[union-attr]
+
+    def doses() -> dict[int, float]:
+        return {int(row): round(float(pusher.doses[row, 0]), 3) for row in torch.nonzero(pusher.doses[:, 0]).flatten()}
+
+    try:
+        step(runner, scheduled({"a": [5, 6, 7], "b": [8, 9]}, [0, 0], [new("a", [5, 6, 7]), new("b", [8, 9])]), [[20], [30]])
+        said.append(wire.encode(wire.Steer(4, 1, "random_0", -0.05, 2)))
+        step(runner, scheduled({"a": [20], "b": [30]}, [3, 2]), [[21], [31]])
+        assert (doses(), told) == ({1: -0.05}, [wire.Steered(4, 1, 0)])
+        # Put back for lack of memory, and computed again from its first token on: what was pushed is pushed again, and one more.
+        step(runner, scheduled({"b": [8, 9, 30, 31], "a": [21]}, [0, 4]), [[32], [22]])
+        assert doses() == {2: -0.05, 3: -0.05}
+        step(runner, scheduled({"a": [22], "b": [32]}, [5, 4]), [[23], [33]])
+        assert (doses(), told[1:]) == ({}, [wire.Steered(4, 1, 2)])
+        step(runner, scheduled({"a": [23]}, [6], finished=["b"]), [[24]])
+        step(runner, scheduled({"a": [24]}, [7]), [[25]])
+        assert tap._steering.idle  # type: ignore[union-attr]
+        said.append(wire.encode(wire.Steer(5, 0, "random_0", -0.05, 2)))
+        pusher.doses = torch.zeros(0, 1)  # a failure inside the graph ends all pushes with the tap
+        step(runner, scheduled({"a": [25]}, [8]), [[26]])
+        assert len(sent.failed) == 1
+        assert tap.failed
+    finally:
+        tap.sender.close()
+        project.failures.clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"cache_config": {"enable_prefix_caching": True}}, "needs --no-enable-prefix-caching"),
+        ({"parallel_config": {"tensor_parallel_size": 2}}, "needs the whole model in one worker"),
+        ({"parallel_config": {"pipeline_parallel_size": 2}}, "needs the whole model in one worker"),
+        ({"speculative_config": SimpleNamespace()}, "does not go with speculative decoding"),
+    ],
+)
+def test_where_a_push_would_reach_others_or_not_all_of_the_model_the_start_is_refused(
+    tmp_path: Path, runner: Runner, bank: Bank, change: Any, why: str
+) -> None:
+    for name, value in change.items():
+        if isinstance(value, dict):
+            vars(getattr(runner.vllm_config, name)).update(value)
+        else:
+            setattr(runner.vllm_config, name, value)
+    with pytest.raises(BankError, match=f"tap.steer {why}"):
+        VllmTap(runner, bank, tmp_path / "none.sock", "tiny", "0.32.0", limits=LIMITS)
