@@ -18,7 +18,7 @@ from monitor.sinks.prometheus import Metrics
 log = logging.getLogger("barograph.kafka")
 
 PASSWORD = "BAROGRAPH_KAFKA_PASSWORD"
-KINDS = ("verdict", "failure", "reroute", "tenant")
+KINDS = ("verdict", "failure", "steer", "reroute", "tenant")
 OUTCOMES = ("command",)
 SCORES = ("scores", "stream")  # what a replay needs
 BATCH = 500
