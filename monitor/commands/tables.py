@@ -42,7 +42,14 @@ def evaluation_table(bank: Bank) -> None:
 
 
 def cause_table(bank: Bank, names: Sequence[str]) -> None:
-    table = Table("probe", "causal", "rank correlation", "rise by dose (random, 95 %)", "change of the words' log-odds by dose", "doses that beat matched directions")
+    table = Table(
+        "probe",
+        "causal",
+        "rank correlation",
+        "rise by dose (random, 95 %)",
+        "change of the words' log-odds by dose",
+        "doses that beat matched directions",
+    )
     for name in names:
         card, cause = bank[name], bank[name].cause
         if cause:

@@ -104,7 +104,12 @@ class Pipeline:
         for stream in running:
             stream.throttles = {rule: verdict for rule, verdict in stream.throttles.items() if rule in names}
         self.rules, self._unmatched = rules, 0
+        self.reviewed()
         self._expect()
+
+    def reviewed(self) -> None:
+        """Rules were armed, put in shadow or changed: what they no longer may do ends."""
+        self._steering.withdraw(self.rules)
 
     @property
     def scoring(self) -> bool:

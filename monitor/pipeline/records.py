@@ -80,7 +80,7 @@ class Records:
         )  # fmt: skip
 
     def steer(self, event: str, stream: Stream, verdict: Verdict, **more: Any) -> None:
-        """A push was asked for, waits behind another rule's, was refused or began; or it is over: the rule no longer fires (`fell`), it does (`else`), the stream ended."""
+        """A push was asked for, waits behind another rule's, was refused or began; or it is over: the rule no longer fires (`fell`), it does (`else`), the rule may not act any more, the stream ended."""
         if (steer := verdict.rule.do.steer) is not None:
             self._ledger.append(
                 "steer", event=event, stream=stream.name, source=stream.source, rule=verdict.rule.rule, position=verdict.position, probe=steer.probe,

@@ -234,6 +234,8 @@ class Rulebook:
             name for name, mode in by_hand.items() if name in known and (mode == "shadow" or not self._abilities.objection(known[name]))
         }
         self.engine.overrides = shadow | armed | {name: by_hand[name] for name in allowed}
+        if self._pipeline is not None and self._pipeline.rules is self.engine:
+            self._pipeline.reviewed()
 
     def _refuse(self, by: str, why: str) -> NoReturn:
         self.failed = why

@@ -24,6 +24,7 @@ from rules.schema import Action, Steer
 from rules.verdict import Verdict
 
 WINDOW = 8  # tokens whose mean score stands in the record, before the push and at its end
+NEVER = np.iinfo(np.int64).max
 AHEAD = 16  # tokens that a tap may be ahead of what is judged here
 
 
@@ -49,6 +50,8 @@ class Steering:
         self._streams, self._names, self._records, self._metrics = streams, names, records, metrics
         self._numbers = itertools.count(1)
         self._pushes: dict[int, list[Push]] = {}  # by slot
+        self._due = np.empty(0, np.int64)  # [slots] the earliest of each slot's pushes is due then
+        self._by_number: dict[int, Push] = {}  # those that a tap was asked for
         self._unasked: list[Push] = []
 
     def note(self, source: Source, stream: Stream, verdict: Verdict) -> None:
@@ -61,6 +64,7 @@ class Steering:
         others = self._pushes.setdefault(stream.slot, [])
         waits = any(not each.refused for each in others)
         others.append(push)
+        self._settle(stream.slot)
         if waits:
             self._tell("waits", push)
         elif steer.probe not in source.hello.steers:
@@ -73,6 +77,7 @@ class Steering:
         for push in self._unasked:
             if push not in self._pushes.get(push.stream.slot, ()):
                 continue
+            self._by_number[push.number] = push
             steer = push.steer
             packet = wire.encode(wire.Steer(push.number, push.stream.number, steer.probe, steer.dose, steer.span.tokens))
             if push.source.send(packet):
@@ -84,8 +89,8 @@ class Steering:
     def heard(self, source: Source, steered: Iterable[wire.Steered]) -> None:
         """A tap says what became of pushes. What it says of others' is nothing."""
         for each in steered:
-            push = next((p for pushes in self._pushes.values() for p in pushes if p.number == each.push and p.source is source), None)
-            if push is None:
+            push = self._by_number.get(each.push)
+            if push is None or push.source is not source:
                 continue
             judged = int(self._streams.judged[push.stream.slot])
             if each.why:
@@ -93,6 +98,7 @@ class Steering:
             elif push.first < 0:
                 push.first = min(max(each.first, push.verdict.position + 1), judged + AHEAD)
                 push.due = push.first + push.steer.span.tokens
+                self._settle(push.stream.slot)
                 self._tell("began", push, first=push.first, late=push.first - push.verdict.position - 1)
 
     def due(self, slots: NDArray[np.intp], positions: NDArray[np.int64], rules: RuleEngine) -> list[Verdict]:
@@ -100,7 +106,7 @@ class Steering:
         if not self._pushes:
             return []
         found = []
-        for row in np.flatnonzero(np.isin(slots, list(self._pushes))):
+        for row in np.flatnonzero(positions >= self._due[np.minimum(slots, len(self._due) - 1)]):
             slot, position = int(slots[row]), int(positions[row])
             for push in [each for each in self._pushes[slot] if position >= each.due]:
                 fires = rules.fires(slot, push.verdict.rule.rule)
@@ -116,15 +122,34 @@ class Steering:
         for push in list(self._pushes.get(stream.slot, ())):
             self._close(push, int(self._streams.judged[stream.slot]), "ended")
 
+    def withdraw(self, rules: RuleEngine) -> None:
+        """Rules have changed: nothing is pushed any more for one that is gone or may not act."""
+        known = {rule.rule: rule for rule in rules.rules}
+        for push in [each for pushes in self._pushes.values() for each in pushes]:
+            rule = known.get(push.verdict.rule.rule)
+            if rule is None or rules.shadow(rule, push.stream.slot):
+                if push.number in self._by_number:
+                    push.source.send(wire.encode(wire.Steer(push.number, push.stream.number, push.steer.probe, push.steer.dose, 0)))
+                self._close(push, int(self._streams.judged[push.stream.slot]), "withdrawn")
+
+    def _settle(self, slot: int) -> None:
+        """Note when the first of a slot's pushes is due."""
+        if slot >= len(self._due) - 1:  # the last place stands for all slots behind it
+            self._due = np.concatenate([self._due, np.full(slot + 17 - len(self._due), NEVER)])
+        self._due[slot] = min((each.due for each in self._pushes.get(slot, ())), default=NEVER)
+
     def _refused(self, push: Push, why: str, due: int) -> None:
         push.refused, push.due = True, due
+        self._settle(push.stream.slot)
         self._tell("refused", push, why=why)
 
     def _close(self, push: Push, position: int, outcome: str) -> None:
         slot = push.stream.slot
         self._pushes[slot].remove(push)
+        self._by_number.pop(push.number, None)
         if not self._pushes[slot]:
             del self._pushes[slot]
+        self._settle(slot)
         pushed = max(0, min(position - push.first, push.steer.span.tokens)) if push.first >= 0 else 0
         self._tell(outcome, push, at=position, tokens=pushed, before=_number(push.before), after=_number(self._mean(push, position - 1)))
 

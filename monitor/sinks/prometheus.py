@@ -112,7 +112,9 @@ class Metrics:
         self.quiet = Gauge("barograph_canary_quiet", "1 when none of a probe's canaries raises it any more", ["probe"], registry=registry)
         self.canary_errors = counter("canary_errors", "Rounds of canaries that could not be sent")
         self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode", "model", "tenant"])
-        self.steers = counter("steers", "Pushes of replies, by probe: asked, waits, refused, began; fell, else, ended", ["probe", "event"])
+        self.steers = counter(
+            "steers", "Pushes of replies, by probe: asked, waits, refused, began; fell, else, withdrawn, ended", ["probe", "event"]
+        )
         self.limited = counter("actions_limited", "Verdicts whose action was weakened by a rule's limit", ["rule"])
         self.unmatched = counter("rules_unmatched", "Requests for which a rule's match could not tell; the rule applied")
         self.reload_failed = gauge("rules_reload_failed", "1 while the last change of the rule files is refused")

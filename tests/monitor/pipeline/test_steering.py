@@ -124,12 +124,13 @@ def test_in_shadow_nothing_is_pushed(bank: Bank, tmp_path: Path) -> None:
     assert (rig.said, rig.events, rig.acting) == ([], [], None)
 
 
-def test_a_rule_that_is_put_in_shadow_meanwhile_does_not_end_the_reply(rig: Steered) -> None:
+def test_a_rule_that_is_put_in_shadow_meanwhile_pushes_and_ends_nothing(rig: Steered) -> None:
     rig.tokens(0, 5.0)
     rig.pipeline.rules.overrides = {"calm_down": "shadow"}
-    rig.tokens(1, 5.0, 5.0, 5.0, 5.0, 5.0)
-    assert (rig.events, rig.acting) == (["asked", "else"], None)
-    assert rig.records("verdict")[-1]["shadow"] == "mode"
+    rig.pipeline.reviewed()
+    assert rig.said[1:] == [wire.Steer(1, 0, "panic", -0.1, 0)], "the tap hears that it is over"
+    rig.tokens(1, 5.0, 5.0, 5.0, 5.0, 5.0, steered=[(1, 1, 0)])
+    assert (rig.events, rig.acting) == (["asked", "withdrawn"], None)
 
 
 def test_a_frame_of_many_tokens_does_not_pass_the_else_by(rig: Steered) -> None:
@@ -145,6 +146,15 @@ def test_a_second_rule_gets_its_else_although_only_one_pushes(rig: Steered) -> N
     assert rig.acting is None
     rig.tokens(3, 9.0)
     assert (rig.acting.rule.rule, rig.acting.position) == ("too_much", 3)
+
+
+def test_pushes_of_many_streams_end_each_in_its_time(rig: Steered) -> None:
+    streams = range(1, 60)
+    rig.frame(begins=[(i, f"many{i}", 0) for i in streams])
+    for position in range(40):
+        rig.frame([(i, position, 5.0 if position >= i % 30 else 0.0) for i in streams])
+    acting = {stream.key[0]: stream.acting for stream in rig.pipeline.streams.by_slot.values()}
+    assert [acting[f"many{i}"].position for i in streams] == [i % 30 + 5 for i in streams]
 
 
 def test_a_stream_that_ends_takes_its_push_along(rig: Steered) -> None:
