@@ -183,7 +183,8 @@ class Tap:
             return
         steering.reserve(tokens)
         streams, positions = self._owners()
-        steering.aim(streams, positions, picked.cpu().numpy().astype(np.int64), positions)
+        rows = picked.cpu().numpy().astype(np.int64)[: len(streams)]  # behind them stand requests whose prompt goes on in the next step
+        steering.aim(streams, positions, rows, positions)
         if answers := steering.answers():
             self.sender.steered(answers)
 

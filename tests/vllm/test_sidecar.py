@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -21,10 +22,18 @@ rules:
 - rule: always
   desc: Fires at the fourth token, whatever it is.
   when: panic.last > -1000
+  match: request.tenant != "turned"
   for: 4 tokens
   do: {halt: {message: Stopped by a test.}}
   mode: armed
   severity: critical
+- rule: turn
+  desc: Fires at the sixth token, and at the sixth of what follows.
+  when: panic.last > -1000
+  match: request.tenant == "turned"
+  for: 6 tokens
+  do: {reroute: {to: again, else: {message: Twice.}}}
+  mode: armed
 """
 
 
@@ -32,7 +41,11 @@ rules:
 def stack(tmp_path_factory: pytest.TempPathFactory, tapped: VllmProcess, runtime: Path) -> Iterator[Stack]:
     settings = {
         "socket": str(runtime / "tap.sock"),
-        "gateway": {"upstream": f"http://127.0.0.1:{tapped.port}"},
+        "gateway": {
+            "upstream": tapped.url(""),
+            "tenant_header": "x-tenant",
+            "targets": {"again": {"upstream": tapped.url("")}},
+        },
         "sidecar": {"on_stale_thresholds": "armed"},
     }
     with Stack(tmp_path_factory.mktemp("stack"), settings, rules=RULES, engine=False) as running:
@@ -43,9 +56,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tapped: VllmProcess, runtime
 def test_a_rule_halts_vllm_at_its_token(stack: Stack) -> None:
     chunks = list(stack.chunks("Write a long story about the sea.", max_tokens=60))
     assert chunks[-1]["choices"][0]["finish_reason"] == "content_filter"
-    (verdict,) = stack.ledger("verdict")
+    (verdict,) = [each for each in stack.ledger("verdict") if each["rule"] == "always"]
     assert verdict["position"] == 3
     assert stack.metric("barograph_taps_stale") == 1  # calibrated on another engine
+
+
+def test_vllm_goes_on_from_what_has_left_and_is_judged_there(stack: Stack, tapped: VllmProcess) -> None:
+    eventually(lambda: httpx.get(stack.admin("/orders")).json()["targets"]["again"]["continues"], "the target was looked at", 60)
+    messages = [{"role": "user", "content": "Name the months of the year."}]
+    body = {"model": MODEL, "messages": messages, "max_tokens": 10, "temperature": 0}
+    plain = httpx.post(tapped.url("/v1/chat/completions"), json=body, timeout=120).json()["choices"][0]["message"]["content"]
+    answer = stack.chat(messages[0]["content"], headers={"x-tenant": "turned"}, stream=True, max_tokens=40)
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    said = "".join(part["delta"].get("content") or "" for chunk in chunks for part in chunk["choices"])
+    # Five tokens of the first part and five of the second, as if nothing had happened in between; then the second verdict.
+    assert said == f"{plain}Twice."
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    intent, outcome = stack.ledger("reroute")
+    assert (intent["do"], outcome["do"], outcome["judged"]) == ("continue", "taken", "here")
+    course = {"0": ["running", "rerouting", "rerouted", "halted"]}
+    eventually(lambda: any(reply["course"] == course for reply in stack.ledger("reply")), "the reply is recorded")
 
 
 def test_a_sidecar_that_dies_or_hangs_costs_the_engine_nothing(stack: Stack, tapped: VllmProcess) -> None:

@@ -199,12 +199,20 @@ def states(model: LoadedModel, bank: Bank, prompt: list[int], produced: list[int
 
 def test_one_reply_is_pushed_and_its_neighbours_do_not_notice(rig: Any, model: LoadedModel, bank: Bank) -> None:
     batcher, tap, collected, said, heard = rig
+    long_prompt = model.tokenizer("the water rose " * 700)["input_ids"]
     prompts = [model.tokenizer(text)["input_ids"] for text in ("Please, I beg you", "The water rose and he", "Once upon a time")]
 
+    async def long(turn: str) -> None:
+        await asyncio.sleep(0.5)
+        await generate(batcher, tap, f"{turn}9#0", long_prompt, 4, Sampling(0.0))
+
     async def run(turn: str) -> list[list[int]]:
-        return await asyncio.gather(
+        reading = asyncio.ensure_future(long(turn))  # its prompt takes several steps, in which it gets no token
+        found = await asyncio.gather(
             *(generate(batcher, tap, f"{turn}{i}#0", prompt, 24, Sampling(0.0)) for i, prompt in enumerate(prompts))
         )
+        await reading
+        return found
 
     def when_the_first_has_eight(streams: Any, positions: Any, scores: Any) -> None:
         collected._scores(streams, positions, scores)
