@@ -256,6 +256,12 @@ def throughput(model: LoadedModel, bank: Bank, pairs: int) -> dict[str, Any]:
             steers = [wire.Steer(next(numbers), stream, PROBE, float(dose), 4096) for stream, dose in zip(streams, doses, strict=True)]
             steering.hear([wire.encode(each) for each in steers], set(streams).__contains__)
 
+        pushed_rows: list[int] = []
+
+        def stop() -> None:
+            pushed_rows.append(sum(int((pusher.doses != 0).sum()) for pusher in steering.pushers.values()))
+            steering.stop()
+
         async def one(turn: int, i: int) -> None:
             key = f"{turn}-{i}"
             tap.begin(key, key, 0)
@@ -264,7 +270,7 @@ def throughput(model: LoadedModel, bank: Bank, pairs: int) -> dict[str, Any]:
             tap.end(key, 12 * BLOCK)
 
         async def run() -> list[tuple[bool, float]]:
-            clock = StepClock(model.module, push_all, steering.stop)
+            clock = StepClock(model.module, push_all, stop)
             turn = itertools.count()
             while len(clock.blocks) < 2 * pairs:
                 clock.restart()
@@ -275,6 +281,7 @@ def throughput(model: LoadedModel, bank: Bank, pairs: int) -> dict[str, Any]:
 
         timed = asyncio.run(run())
         assert not tap.failed, tap.failed
+        assert max(pushed_rows) == AT_ONCE, "all rows were pushed"
         tap.close()
     values = ratios(timed)
     return {"rows": AT_ONCE, "ratio": round(float(np.median(values)), 4), "ratio_ci95": interval(values), "pairs": len(values)}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -83,12 +83,20 @@ class Cause(_Frozen):
         description="change of the words at each dose that 19 of 20 random directions of the states' own covariance do not reach; empty: not tried",
     )
 
+    @model_validator(mode="after")
+    def _as_many(self) -> Cause:
+        lengths = {len(values) for values in self.outcomes.values()} | ({len(self.matched)} if self.matched else set())
+        if lengths != {len(self.doses)} or "words" not in self.outcomes:
+            raise ValueError(f"outcomes of {sorted(lengths)} values for {len(self.doses)} doses; expected one each, 'words' among them")
+        return self
+
     def beats(self, dose: float) -> bool:
         """Whether a dose moves the words further than matched random directions do: at the tried doses on both sides of it, and not beyond them."""
-        if not self.matched or not min(self.doses) <= dose <= max(self.doses):
+        side = [each for each in self.doses if each * dose > 0]
+        below, above = [each for each in side if each <= dose], [each for each in side if each >= dose]
+        if not self.matched or not below or not above:
             return False
-        below, above = max(each for each in self.doses if each <= dose), min(each for each in self.doses if each >= dose)
-        return all(self._beats(self.doses.index(each)) for each in {below, above})
+        return all(self._beats(self.doses.index(each)) for each in {max(below), min(above)})
 
     @property
     def proven(self) -> list[float]:

@@ -119,8 +119,12 @@ class RuleEngine:
         return found
 
     def fires(self, slot: int, rule: str) -> bool:
-        """Whether a rule fires for the stream in `slot`; not when it is gone."""
-        return any(self._firing[slot, column] for column, each in enumerate(self.rules) if each.rule == rule)
+        """Whether a rule fires for the stream in `slot`; not when it is gone or is not about that request."""
+        return any(self._firing[slot, column] and self._active[slot, column] for column, each in enumerate(self.rules) if each.rule == rule)
+
+    def find(self, rule: str) -> Compiled | None:
+        """The rule of this name, if it is in force."""
+        return next((each for each in self.compiled if each.rule.rule == rule), None)
 
     def _judge_distinct(self, slots: Slots, positions: NDArray[np.integer], scores: Floats, now: Floats) -> list[Verdict]:
         values = self._windows.update(slots, scores)

@@ -39,8 +39,14 @@ class _Frozen(BaseModel):
 class Span(_Frozen):
     """How long: in tokens of a stream, or in seconds. Exactly one of the two is not zero, or none is."""
 
-    tokens: int = 0
-    seconds: float = 0.0
+    tokens: int = Field(0, ge=0, le=MAX_TOKENS)
+    seconds: float = Field(0.0, ge=0, le=MAX_SECONDS)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Span:
+        if self.tokens and self.seconds:
+            raise ValueError(f"{self.tokens} tokens and {self.seconds:g} s; expected one of them")
+        return self
 
 
 def _span(value: Any) -> Any:

@@ -134,13 +134,14 @@ class Windows:
 
         A signal that both have goes on. A window that is longer than what is there, or of a probe that was not kept, fills anew.
         """
-        kept = min(self.length, other.length) if set(self.used) <= set(other.used) else 0
+        kept = min(self.length, other.length)
         if kept:
             # Laid from place 0 on, oldest first: places before a stream's first token hold what nobody reads.
             have = np.minimum(other._count[slots], kept)
             places = (other._count[slots, None] - have[:, None] + np.arange(kept)) % other.length
             for place, probe in enumerate(self.used):
-                self._ring[place, slots[:, None], np.arange(kept)] = other._ring[other.used.index(probe), slots[:, None], places]
+                known = other._ring[other.used.index(probe), slots[:, None], places] if probe in other.used else np.nan
+                self._ring[place, slots[:, None], np.arange(kept)] = known
             self._count[slots] = have
         for i, signal in enumerate(self._ewma):
             if signal in other._ewma:

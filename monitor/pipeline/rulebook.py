@@ -105,10 +105,10 @@ class Rulebook:
             self._refuse(by, engine)
         self.failed = ""
         if engine.digest != self.engine.digest:
+            self.engine = engine
+            self._apply()  # its modes stand before running streams are looked at by them
             if self._pipeline is not None:
                 self._pipeline.use(engine)
-            self.engine = engine
-            self._apply()
             self._record("reloaded", engine.ruleset, by=by)
             log.info("rules %s in force, %d rules (by %s)", engine.digest[:12], len(engine.rules), by)
         self._gauges()

@@ -6,6 +6,7 @@ The `else` never depends on the tap: a push that nobody can give, or that never 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +49,7 @@ class Steering:
 
     def __init__(self, streams: StreamTable, names: tuple[str, ...], records: Records, metrics: Metrics) -> None:
         self._streams, self._names, self._records, self._metrics = streams, names, records, metrics
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(time.time_ns() >> 20)  # a tap may still know pushes of the sidecar before this one
         self._pushes: dict[int, list[Push]] = {}  # by slot
         self._due = np.empty(0, np.int64)  # [slots] the earliest of each slot's pushes is due then
         self._by_number: dict[int, Push] = {}  # those that a tap was asked for
@@ -90,7 +91,7 @@ class Steering:
         """A tap says what became of pushes. What it says of others' is nothing."""
         for each in steered:
             push = self._by_number.get(each.push)
-            if push is None or push.source is not source:
+            if push is None or push.source is not source or push.refused:
                 continue
             judged = int(self._streams.judged[push.stream.slot])
             if each.why:
@@ -109,12 +110,13 @@ class Steering:
         for row in np.flatnonzero(positions >= self._due[np.minimum(slots, len(self._due) - 1)]):
             slot, position = int(slots[row]), int(positions[row])
             for push in [each for each in self._pushes[slot] if position >= each.due]:
-                fires = rules.fires(slot, push.verdict.rule.rule)
+                now = rules.find(push.verdict.rule.rule)  # the rule in force, which may say something else by now
+                fires = now is not None and rules.fires(slot, now.rule.rule)
                 self._close(push, position, "else" if fires else "fell")
-                if fires:
-                    action = Action.REROUTE if push.steer.otherwise.reroute is not None else Action.HALT
-                    shadow = rules.shadow(push.verdict.rule, slot)
-                    found.append(replace(push.verdict, position=position, action=action, shadow=shadow))
+                if now is not None and fires:
+                    action = Action.REROUTE if now.rule.do.turning is not None else Action.HALT
+                    shadow = rules.shadow(now.rule, slot)
+                    found.append(replace(push.verdict, rule=now.rule, digest=now.digest, position=position, action=action, shadow=shadow))
         return found
 
     def end(self, stream: Stream) -> None:
@@ -123,13 +125,10 @@ class Steering:
             self._close(push, int(self._streams.judged[stream.slot]), "ended")
 
     def withdraw(self, rules: RuleEngine) -> None:
-        """Rules have changed: nothing is pushed any more for one that is gone or may not act."""
-        known = {rule.rule: rule for rule in rules.rules}
+        """Rules have changed: nothing is pushed any more for one that is gone, asks for less by now, or may not act."""
         for push in [each for pushes in self._pushes.values() for each in pushes]:
-            rule = known.get(push.verdict.rule.rule)
-            if rule is None or rules.shadow(rule, push.stream.slot):
-                if push.number in self._by_number:
-                    push.source.send(wire.encode(wire.Steer(push.number, push.stream.number, push.steer.probe, push.steer.dose, 0)))
+            now = rules.find(push.verdict.rule.rule)
+            if now is None or now.rule.action < Action.STEER or rules.shadow(now.rule, push.stream.slot):
                 self._close(push, int(self._streams.judged[push.stream.slot]), "withdrawn")
 
     def _settle(self, slot: int) -> None:
@@ -146,7 +145,9 @@ class Steering:
     def _close(self, push: Push, position: int, outcome: str) -> None:
         slot = push.stream.slot
         self._pushes[slot].remove(push)
-        self._by_number.pop(push.number, None)
+        if self._by_number.pop(push.number, None) is not None and outcome != "ended":
+            # Also where it should be over: it is the tap's word that it is.
+            push.source.send(wire.encode(wire.Steer(push.number, push.stream.number, push.steer.probe, push.steer.dose, 0)))
         if not self._pushes[slot]:
             del self._pushes[slot]
         self._settle(slot)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import select
 import threading
 import time
 from collections import deque
@@ -77,7 +77,8 @@ class Sender:
     def steered(self, steered: Sequence[wire.Steered]) -> None:
         """Tell the sidecar what became of its pushes."""
         with self._lock:
-            self._put(steered=steered)
+            for start in range(0, len(steered), wire.MAX_STREAMS):
+                self._put(steered=steered[start : start + wire.MAX_STREAMS])
 
     def hear(self) -> list[bytes]:
         """Packets that the sidecar has sent; waits for nothing."""
@@ -85,7 +86,7 @@ class Sender:
         with self._lock:
             try:
                 while self._connected and len(heard) < HEARD and (packet := self._socket.recv(wire.MAX_STEER)):
-                    heard.append(packet)
+                    heard.append(packet)  # an empty one is an end, or nothing
             except OSError:  # nothing there, or nobody: whoever sends next will see
                 pass
         return heard
@@ -147,14 +148,11 @@ class Sender:
 
     def _notice_end(self) -> None:
         """See that the sidecar is gone also while nothing is sent: without a tap it would let no request through."""
-        try:
-            # Looked at, not taken: a step reads what the sidecar says.
-            if self._connected and not self._socket.recv(1, socket.MSG_PEEK):
-                self._connected = False
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._connected = False
+        if self._connected:
+            # Not by reading: what the sidecar has said may wait for the next step, and an end behind it would not be seen.
+            looks = select.poll()
+            looks.register(self._socket, select.POLLRDHUP)
+            self._connected = not looks.poll(0)
 
     def _run(self) -> None:
         while not self._closed:

@@ -82,7 +82,8 @@ class Steering:
     """The pushes of one tap: hears what the sidecar asks for, and gives the rows of each step their doses.
 
     One thread calls `hear` and `aim`, before a step; `end` may come from another. Arrays over pushes, sorted by stream; a stream has one at a time.
-    The rows of a push are those of the tokens first to first + tokens - 1, also when a preempted reply is computed again.
+    The rows of a push are those of the tokens first to first + tokens - 1, also when a preempted reply is computed again; of several pushes of one
+    reply only the last is known by then.
     """
 
     def __init__(self, bank: Bank, limits: Limits, rows: int, device: torch.device | str = "cpu") -> None:
@@ -103,13 +104,10 @@ class Steering:
             self.pushers[layer] = Pusher(torch.from_numpy(np.ascontiguousarray(patterns)).to(device), rows)
             self._place |= {name: (layer, column) for column, name in enumerate(here)}
         self._ended: deque[int] = deque()
+        self._warned = False
         self.aimed = False  # whether some row of the step in hand has a dose
         self._told: dict[int, wire.Steered] = {}  # what the sidecar has to hear
-        self._streams, self._numbers, self._first, self._tokens, self._next, self._layer, self._column = (
-            np.empty(0, np.int64) for _ in range(7)
-        )
-        self._dose = np.empty(0, np.float32)
-        self._over = np.empty(0, bool)
+        self._clear()
 
     @property
     def streams(self) -> Longs:
@@ -126,8 +124,9 @@ class Steering:
 
     def stop(self) -> None:
         """Push nobody any more."""
-        self._keep(np.zeros(len(self._streams), bool))
-        self.aimed = False
+        self._clear()
+        self._ended.clear()
+        self._told, self.aimed = {}, False
         for pusher in self.pushers.values():
             pusher.doses.zero_()
 
@@ -139,7 +138,9 @@ class Steering:
             try:
                 steer = wire.decode_steer(packet)
             except WireError as error:
-                log.warning("%s", error)
+                if not self._warned:
+                    log.warning("%s", error)
+                self._warned = True
                 continue
             if not steer.tokens:
                 self._stop(steer.push)
@@ -161,7 +162,8 @@ class Steering:
         place, positions, rows, made = place[known], positions[known], rows[known], made[known]
         fresh = positions >= made
         self._see(place[fresh], positions[fresh])
-        due = (self._first[place] <= positions) & (positions < self._first[place] + self._tokens[place])
+        first = self._first[place]
+        due = (first >= 0) & (first <= positions) & (positions < first + self._tokens[place])
         place, rows = place[due], rows[due]
         for layer, pusher in self.pushers.items():
             here = self._layer[place] == layer
@@ -204,6 +206,8 @@ class Steering:
 
     def _objection(self, steer: wire.Steer, running: Callable[[int], bool]) -> str:
         limits = self.limits
+        if not 0 <= steer.push < 1 << 62:
+            return f"push {steer.push}; expected a number up to 2**62"
         if not running(steer.stream):
             return "the stream is over"
         if steer.probe not in self._place:
@@ -232,6 +236,12 @@ class Steering:
             self._tokens[i] = max(0, self._next[i] + 1 - self._first[i]) if self._first[i] >= 0 else 0
             self._over[i] = True
             self._told[number] = wire.Steered(number, max(0, int(self._first[i])), int(self._tokens[i]))
+
+    def _clear(self) -> None:
+        self._streams, self._numbers, self._first, self._tokens, self._next, self._layer, self._column = (
+            np.empty(0, np.int64) for _ in range(7)
+        )
+        self._dose, self._over = np.empty(0, np.float32), np.empty(0, bool)
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
         if not kept.all():

@@ -105,7 +105,7 @@ class Tap:
             stream = self._streams.pop(key, None)
         if stream is not None:
             self._to.end(wire.End(stream, tokens))
-            if self._steering is not None:
+            if self._steering is not None and not self.failed:
                 self._steering.end(stream)
 
     @contextmanager

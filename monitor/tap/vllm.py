@@ -98,16 +98,18 @@ class VllmTap:
 
         def prepare_and_aim(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
             result = prepare(scheduled, *args, **kwargs)
-            if not self.failed:
-                try:
+            try:
+                if not self.failed:
                     steering.hear(self.sender.hear(), self._requests.runs)
-                    if not steering.idle:
-                        requests, starts, computed, _ = _of_v2(result) if hasattr(result, "req_ids") else _of_v1(self._runner, scheduled)
-                        steering.aim(*self._requests.rows(steering.streams, requests, starts, computed))
-                        if answers := steering.answers():
-                            self.sender.steered(answers)
-                except Exception as error:
-                    self._disarm(f"{type(error).__name__}: {error}")
+                if not self.failed and not steering.idle:
+                    requests, starts, computed, _ = _of_v2(result) if hasattr(result, "req_ids") else _of_v1(self._runner, scheduled)
+                    steering.aim(*self._requests.rows(steering.streams, requests, starts, computed))
+                    if answers := steering.answers():
+                        self.sender.steered(answers)
+            except Exception as error:
+                self._disarm(f"{type(error).__name__}: {error}")
+            if self.failed and not steering.idle:  # another thread may have found so; only this one touches the doses
+                steering.stop()
             return result
 
         return prepare_and_aim
@@ -203,8 +205,6 @@ class VllmTap:
 
     def _disarm(self, why: str) -> None:
         self._step = self._proof = None
-        if self._steering is not None:
-            self._steering.stop()
         if not self.failed:
             self.failed = why
             log.error("tap disarmed, generation goes on unscored: %s", self.failed)

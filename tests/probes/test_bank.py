@@ -112,3 +112,12 @@ def test_a_dose_is_proven_between_tried_doses_that_are(bank: Bank) -> None:
     assert not frustration.matched
     assert not frustration.beats(-0.1)
     assert not panic.beats(float("nan"))
+
+
+def test_a_card_with_outcomes_that_do_not_fit_its_doses_is_refused(copy: Path) -> None:
+    card = json.loads((copy / CARD).read_text())
+    cause = next(probe["cause"] for probe in card["probes"] if probe["name"] == "panic")
+    cause["matched"] = cause["matched"][:-1]
+    (copy / CARD).write_text(json.dumps(card))
+    with pytest.raises(BankError, match="expected one each"):
+        Bank.load(copy)

@@ -462,3 +462,22 @@ def test_state_a_stream_is_small_and_does_not_grow() -> None:
     before = rules.bytes_a_stream
     run(rules, [0.0] * 2000)
     assert rules.bytes_a_stream == before < 4096
+
+
+def test_a_reload_with_a_window_over_another_probe_lets_a_firing_rule_fire_on() -> None:
+    text = "rules:\n- {rule: r, desc: d, when: panic.mean(4) > 3, do: alert}\n"
+    old = RuleEngine.from_text(text, probe_facts())
+    old.begin(0)
+    for position in range(5):
+        old.judge(np.array([0]), np.array([position]), np.array([[5.0, 5.0, 0.0]]))
+    new = RuleEngine.from_text(text + "- {rule: s, desc: d, when: desperation.mean(4) > 3, do: alert}\n", probe_facts())
+    new.adopt(old, {0: {}})
+    found = [new.judge(np.array([0]), np.array([position]), np.array([[5.0, 5.0, 0.0]])) for position in range(5, 10)]
+    assert new.fires(0, "r")
+    assert [[(each.rule.rule, each.ended) for each in verdicts] for verdicts in found] == [[], [], [], [("s", False)], []]
+
+
+@pytest.mark.parametrize("span", ["{tokens: -5}", "{tokens: 4, seconds: 3}", "{tokens: 999999999999}", "{seconds: -1}", "{seconds: 1.0e9}"])
+def test_a_span_has_bounds_however_it_is_written(span: str) -> None:
+    with pytest.raises(DocumentError, match="rule"):
+        RuleSet.from_text(f"rules:\n- {{rule: r, desc: d, when: panic.last > 1, for: {span}, do: alert}}\n", "r")

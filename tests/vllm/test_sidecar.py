@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -22,7 +23,7 @@ rules:
 - rule: always
   desc: Fires at the fourth token, whatever it is.
   when: panic.last > -1000
-  match: request.tenant != "turned"
+  match: request.tenant != "turned" && request.tenant != "free"
   for: 4 tokens
   do: {halt: {message: Stopped by a test.}}
   mode: armed
@@ -76,6 +77,32 @@ def test_vllm_goes_on_from_what_has_left_and_is_judged_there(stack: Stack, tappe
     assert (intent["do"], outcome["do"], outcome["judged"]) == ("continue", "taken", "here")
     course = {"0": ["running", "rerouting", "rerouted", "halted"]}
     eventually(lambda: any(reply["course"] == course for reply in stack.ledger("reply")), "the reply is recorded")
+
+
+def test_a_stop_ends_what_vllm_runs_by_its_own_count(stack: Stack, tapped: VllmProcess) -> None:
+    """Closing a connection is not enough if the engine goes on without it; so vLLM itself is asked."""
+
+    def running() -> int:
+        lines = httpx.get(tapped.url("/metrics")).text.splitlines()
+        return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith("vllm:num_requests_running"))
+
+    def ask(stream: bool) -> httpx.Response:
+        return stack.chat("Write a very long story.", headers={"x-tenant": "free"}, stream=stream, max_tokens=480, ignore_eos=True)
+
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(ask, i % 2 == 0) for i in range(6)]
+        eventually(lambda: running() == 6, "vLLM runs all six", 60)
+        outcome = stack.change("/commands", {"verb": "stop", "all": True, "reason": "drill"}).json()
+        assert (outcome["streams"], outcome["still_running"]) == (6, 0), outcome
+        answers = [each.result() for each in asked]
+    assert eventually(lambda: running() == 0, "vLLM's own count falls", 10)
+    assert [answer.status_code for answer in answers] == [200, 503] * 3
+    assert all("stopped" in answer.text for answer in answers)
+    refused = ask(False)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopped")
+    assert running() == 0
+    assert stack.change("/commands", {"verb": "resume", "all": True, "reason": "drill is over"}).status_code == 200
+    assert stack.chat("Say hello.", headers={"x-tenant": "free"}, max_tokens=4).status_code == 200
 
 
 def test_a_sidecar_that_dies_or_hangs_costs_the_engine_nothing(stack: Stack, tapped: VllmProcess) -> None:

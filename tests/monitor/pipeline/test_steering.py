@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 
 from monitor import wire
 from monitor.errors import WireError
+from monitor.pipeline.rulebook import Rulebook
+from monitor.pipeline.rulefiles import facts
 from monitor.pipeline.source import Source
 from probes.bank import Bank
+from rules.engine import RuleEngine
+from rules.schema import Action
 from tests.banks import steerable
 from tests.monitor.pipeline.rig import Rig
 
@@ -29,18 +34,24 @@ class Steered(Rig):
     def __init__(self, bank: Bank, path: Path, otherwise: str = "halt", mode: str = "armed") -> None:
         super().__init__(steerable(bank), path, RULES.replace("ELSE", otherwise).replace("MODE", mode))
         self.hello = wire.Hello(**{name: getattr(self.hello, name) for name in self.hello.__struct_fields__} | {"steers": ["panic"]})
-        self.said: list[wire.Steer] = []
+        self.pipeline._steering._numbers = itertools.count(1)
+        self.heard: list[wire.Steer] = []
         self.source = self.listening()
 
     def listening(self) -> Source:
         source = self.tap()
-        source.send = lambda packet: self.said.append(wire.decode_steer(packet)) or True  # type: ignore[func-returns-value]
+        source.send = lambda packet: self.heard.append(wire.decode_steer(packet)) or True  # type: ignore[func-returns-value]
         return source
 
     def tokens(self, first: int, *scores: float, steered: Any = ()) -> None:
         """Tokens of stream 0, each in a frame of its own; `steered` comes with the first."""
         for i, score in enumerate(scores):
             self.frame([(0, first + i, score)], steered=[wire.Steered(*each) for each in steered] if i == 0 else [])
+
+    @property
+    def said(self) -> list[wire.Steer]:
+        """What the tap was asked for, without the ends."""
+        return [steer for steer in self.heard if steer.tokens]
 
     @property
     def events(self) -> list[str]:
@@ -128,7 +139,7 @@ def test_a_rule_that_is_put_in_shadow_meanwhile_pushes_and_ends_nothing(rig: Ste
     rig.tokens(0, 5.0)
     rig.pipeline.rules.overrides = {"calm_down": "shadow"}
     rig.pipeline.reviewed()
-    assert rig.said[1:] == [wire.Steer(1, 0, "panic", -0.1, 0)], "the tap hears that it is over"
+    assert rig.heard[1:] == [wire.Steer(1, 0, "panic", -0.1, 0)], "the tap hears that it is over"
     rig.tokens(1, 5.0, 5.0, 5.0, 5.0, 5.0, steered=[(1, 1, 0)])
     assert (rig.events, rig.acting) == (["asked", "withdrawn"], None)
 
@@ -208,3 +219,59 @@ def test_whatever_a_tap_says_every_push_has_one_end(bank: Bank, tmp_path_factory
         assert events[0] in ("asked", "waits", "refused")
         assert sum(event in ("fell", "else", "ended") for event in events) == 1
         assert events[-1] in ("fell", "else", "ended")
+
+
+def reloaded(rig: Steered, **changes: str) -> None:
+    """Another version of the rules, with these words in the place of others."""
+    text = RULES.replace("ELSE", "halt").replace("MODE", "armed")
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    rig.pipeline.use(RuleEngine.from_text(text, facts(rig.pipeline.bank)))
+
+
+def test_the_else_is_that_of_the_rule_in_force(rig: Steered) -> None:
+    rig.tokens(0, 5.0)
+    reloaded(rig, **{"else: halt": "else: {reroute: {to: safe}}"})
+    rig.tokens(1, 5.0, 5.0, 5.0, 5.0, 5.0)
+    assert (rig.acting.action, rig.acting.position, rig.acting.rule.do.turning.to) == (Action.REROUTE, 5, "safe")
+
+
+def test_a_rule_that_halts_by_now_halts_and_one_that_only_alerts_takes_its_push_back(rig: Steered) -> None:
+    push = "do: {steer: {probe: panic, dose: -0.1, for: 4 tokens, else: halt}}"
+    rig.tokens(0, 5.0)
+    reloaded(rig, **{push: "do: halt"})
+    rig.tokens(1, 5.0, 5.0, 5.0, 5.0, 5.0)
+    assert (rig.acting.action, rig.acting.position) == (Action.HALT, 5)
+    rig.frame(ends=[(0, 6)])
+    reloaded(rig)
+    rig.frame(begins=[(1, "s", 0)])
+    rig.frame([(1, 0, 5.0)])
+    reloaded(rig, **{push: "do: alert"})
+    for position in range(1, 9):
+        rig.frame([(1, position, 5.0)])
+    assert rig.acting is None
+    assert rig.events[-1] == "withdrawn"
+
+
+def test_a_reload_keeps_the_push_of_a_rule_that_was_armed_by_hand(bank: Bank, tmp_path: Path) -> None:
+    rig = Steered(bank, tmp_path / "ledger.jsonl", mode="shadow")
+    text = RULES.replace("ELSE", "halt").replace("MODE", "shadow")
+    (tmp_path / "rules.yaml").write_text(text)
+    book = Rulebook(tmp_path / "rules.yaml", facts(rig.pipeline.bank), rig.ledger)
+    rig.pipeline.use(book.engine)
+    book.serve(rig.pipeline)
+    book.alerts({"alerts": [{"status": "firing", "labels": {"alertname": "a", "barograph_arm": "calm_down"}}]})
+    rig.frame(begins=[(0, "r", 0)])
+    rig.tokens(0, 5.0)
+    (tmp_path / "rules.yaml").write_text(text + "- {rule: new, desc: d, when: panic.last > 9, do: alert}\n")
+    book.reload("file")
+    rig.tokens(1, 5.0, 5.0, 5.0, 5.0, 5.0)
+    assert (rig.events, rig.acting.position) == (["asked", "else"], 5)
+
+
+def test_a_tap_that_refuses_again_and_again_is_heard_once(rig: Steered) -> None:
+    rig.tokens(0, 5.0)
+    rig.frame(steered=[wire.Steered(1, 0, 0, "no")] * 1000)
+    rig.frame([(0, 1, 5.0)], steered=[wire.Steered(1, 30)])
+    assert (rig.events, rig.acting.position) == (["asked", "refused", "else"], 1)

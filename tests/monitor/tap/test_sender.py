@@ -162,3 +162,35 @@ def test_it_connects_only_when_told(path: Path) -> None:
     sender.close()
     for each in (connection, listener):
         each.close()
+
+
+def test_a_sidecar_that_dies_with_a_word_unread_is_missed_all_the_same(path: Path) -> None:
+    """An idle engine reads nothing: what the sidecar said last must not hide that it is gone."""
+    listener = listen(path)
+    sender = Sender(path, HELLO)
+    connection = accept(listener)
+    eventually(lambda: sender.connected, "it is connected")
+    connection.send(wire.encode(wire.Steer(1, 1, "p", -0.1, 4)))
+    connection.send(b"")
+    time.sleep(0.5)
+    assert sender.connected, "an unread word is no end"
+    connection.close()
+    again = accept(listener)
+    eventually(lambda: sender.connected, "it is back")
+    assert sender.hear() == [], "what the one before said is gone with it"
+    again.send(b"x")
+    eventually(lambda: sender.hear() == [b"x"], "it hears the new one")
+    sender.close()
+    listener.close()
+
+
+def test_many_answers_are_sent_in_packets_that_a_sidecar_takes(path: Path) -> None:
+    listener = listen(path)
+    sender = Sender(path, HELLO)
+    connection = accept(listener)
+    eventually(lambda: sender.connected, "it is connected")
+    sender.steered([wire.Steered(i) for i in range(wire.MAX_STREAMS + 5)])
+    frames = [message for message in drain(connection) if isinstance(message, wire.Frame)]
+    assert [len(frame.steered) for frame in frames] == [wire.MAX_STREAMS, 5]
+    sender.close()
+    listener.close()

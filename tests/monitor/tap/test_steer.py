@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from monitor import wire
 from monitor.engine.batcher import Batcher
@@ -143,6 +145,7 @@ def test_a_push_that_is_ended_early_and_one_that_follows_it(bank: Bank) -> None:
         (steer(dose=0.0), "dose 0; expected one up to 0.1 either way"),
         (steer(tokens=65), "65 tokens; expected 1 to 64"),
         (steer(tokens=-1), "-1 tokens; expected 1 to 64"),
+        (steer(push=2**63), "push 9223372036854775808; expected a number up to 2**62"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused(bank: Bank, packet: bytes, why: str) -> None:
@@ -150,6 +153,62 @@ def test_what_is_out_of_bounds_is_refused(bank: Bank, packet: bytes, why: str) -
     steering.hear([packet], {7}.__contains__)
     assert [answer.why for answer in steering.answers()] == [why]
     assert step(steering, [7, 8], [1, 1]) == {}
+
+
+def test_nothing_is_pushed_before_a_push_has_begun(bank: Bank) -> None:
+    """A reply that is computed again in pieces, and had not had its first pushed token yet."""
+    steering = Steering(bank, LIMITS, 16)
+    steering.hear([steer(1, tokens=8)], {7}.__contains__)
+    assert step(steering, [7] * 5, [-2, -1, 0, 1, 2], [10] * 5) == {}
+    assert step(steering, [7] * 9, list(range(3, 12)), [10] * 9) == {7: -0.1, 8: -0.1}
+    assert steering.answers() == [wire.Steered(1, 10)]
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_doses_are_those_of_a_plain_model(bank: Bank, data: st.DataObject) -> None:
+    """Pushes, ends and preemptions in any order, against a dictionary."""
+    steering = Steering(bank, LIMITS, 64)
+    made = dict.fromkeys(range(4), 0)
+    plain: dict[int, list[int]] = {}  # stream → number, first, tokens
+    for number in range(data.draw(st.integers(1, 25))):
+        what, stream = (
+            data.draw(st.sampled_from(["push", "step", "step", "again", "stop", "end"])),
+            data.draw(st.sampled_from(sorted(made))),
+        )
+        if what == "push":
+            tokens = data.draw(st.integers(1, 4))
+            steering.hear([steer(number, stream, tokens=tokens)], made.__contains__)
+            known = plain.get(stream)
+            if known is None or (known[1] >= 0 and made[stream] > known[1] + known[2]) or known[2] == 0 or known[3]:
+                plain[stream] = [number, -1, tokens, 0]
+        elif what == "stop" and stream in plain and not plain[stream][3]:
+            known = plain[stream]
+            steering.hear([steer(known[0], stream, tokens=0)], made.__contains__)
+            known[2] = max(0, made[stream] - known[1]) if known[1] >= 0 else 0
+            known[3] = 1
+        elif what == "end":
+            steering.end(stream)
+            steering.hear([], made.__contains__)
+            plain.pop(stream, None)
+            made[stream] = 0
+        elif what in ("step", "again"):
+            start = data.draw(st.integers(-2, made[stream])) if what == "again" else made[stream]
+            positions = list(range(start, made[stream] + 1))
+            known = plain.get(stream)
+            if known is not None and known[1] < 0 and not known[3]:
+                known[1] = made[stream]
+            wanted = {
+                i: -0.1 for i, p in enumerate(positions) if known is not None and known[1] >= 0 and known[1] <= p < known[1] + known[2]
+            }
+            if known is not None and known[1] >= 0 and made[stream] >= known[1] + known[2]:
+                known[3] = 1
+            assert step(steering, [stream] * len(positions), positions, [made[stream]] * len(positions)) == wanted
+            made[stream] += 1
+    for stream in made:
+        steering.end(stream)
+    steering.hear([], {}.__contains__)
+    assert step(steering, [0], [0]) == {}
 
 
 @pytest.mark.parametrize("packet", [b"", b"\xc1", b"x" * 1024, wire.encode(wire.Check(True, 1, 0.0)), steer()[:-1]])
@@ -197,14 +256,16 @@ def states(model: LoadedModel, bank: Bank, prompt: list[int], produced: list[int
         model.module.set_attn_implementation(before)
 
 
-def test_one_reply_is_pushed_and_its_neighbours_do_not_notice(rig: Any, model: LoadedModel, bank: Bank) -> None:
+@pytest.mark.parametrize("beside", ["", "a long prompt"])
+def test_one_reply_is_pushed_and_its_neighbours_do_not_notice(rig: Any, model: LoadedModel, bank: Bank, beside: str) -> None:
     batcher, tap, collected, said, heard = rig
     long_prompt = model.tokenizer("the water rose " * 700)["input_ids"]
     prompts = [model.tokenizer(text)["input_ids"] for text in ("Please, I beg you", "The water rose and he", "Once upon a time")]
 
     async def long(turn: str) -> None:
         await asyncio.sleep(0.5)
-        await generate(batcher, tap, f"{turn}9#0", long_prompt, 4, Sampling(0.0))
+        if beside:
+            await generate(batcher, tap, f"{turn}9#0", long_prompt, 4, Sampling(0.0))
 
     async def run(turn: str) -> list[list[int]]:
         reading = asyncio.ensure_future(long(turn))  # its prompt takes several steps, in which it gets no token
@@ -229,7 +290,8 @@ def test_one_reply_is_pushed_and_its_neighbours_do_not_notice(rig: Any, model: L
     assert steered[1:] == plain[1:]
     for i in (1, 2):
         for position, row in collected.scores[f"p{i}#0"].items():
-            np.testing.assert_array_equal(row, collected.scores[f"s{i}#0"][position])
+            # To the bit where both runs had the same batches, which a prompt that comes when it comes prevents.
+            np.testing.assert_allclose(row, collected.scores[f"s{i}#0"][position], atol=1e-4 if beside else 0, rtol=0)
     got = np.stack([collected.scores["s0#0"][p] for p in range(24)])
     np.testing.assert_allclose(got, states(model, bank, prompts[0], steered[0], 8, 10, -0.1), atol=2e-3)
     # The meter never measures its own hand: at the probe's layer and below, the text alone decides the scores.

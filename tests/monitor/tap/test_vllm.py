@@ -416,6 +416,38 @@ def test_a_push_reaches_the_rows_of_its_stream(tmp_path: Path, tiny: str, bank: 
         project.failures.clear()
 
 
+def test_a_tap_that_is_disarmed_by_another_thread_pushes_nobody(tmp_path: Path, runner: Runner, bank: Bank) -> None:
+    """Tokens come to the host in a thread of their own. What it finds must not leave a dose behind, whenever it finds it."""
+    tap = VllmTap(runner, bank, tmp_path / "none.sock", "tiny", "0.32.0", limits=LIMITS)
+    Sent(tap)
+    steering = tap._steering
+    assert steering is not None
+    (pusher,) = steering.pushers.values()
+    said = [wire.encode(wire.Steer(4, 0, "random_0", -0.05, 8))]
+    tap.sender.hear = lambda: [said.pop()] if said and steering._requested else []  # type: ignore[method-assign, attr-defined]
+    steering._requested = False  # type: ignore[attr-defined]
+    aim = steering.aim
+
+    def disarmed_meanwhile(*args: Any) -> None:
+        if len(steering.streams):
+            tap._disarm("found in another thread")
+        aim(*args)
+
+    steering.aim = disarmed_meanwhile  # type: ignore[method-assign]
+    try:
+        step(runner, scheduled({"a": [5, 6, 7]}, [0], [new("a", [5, 6, 7])]), [[20]])
+        steering._requested = True  # type: ignore[attr-defined]
+        step(runner, scheduled({"a": [20]}, [3]), [[21]])
+        assert tap.failed == "found in another thread"
+        assert not pusher.doses.any()
+        step(runner, scheduled({"a": [21]}, [4]), [[22]])
+        assert not pusher.doses.any()
+        assert steering.idle
+    finally:
+        tap.sender.close()
+        project.failures.clear()
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
