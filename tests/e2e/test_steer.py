@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(600)
 
 RULES = """rules:
 - {rule: push, desc: d, when: panic.last > -1000, for: 4 tokens, match: request.tenant == "pushed", mode: armed,
-   do: {steer: {probe: panic, dose: -0.1, for: 8 tokens, else: {halt: {message: It did not help.}}}}}
+   do: {steer: {probe: panic, dose: -0.1, for: 16 tokens, else: {halt: {message: It did not help.}}}}}
 """
 
 
@@ -36,7 +36,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def chunks(stack: Stack, tenant: str, **body: Any) -> list[dict[str, Any]]:
-    answer = stack.chat("Tell me about the sea.", headers={"x-tenant": tenant}, stream=True, max_tokens=40, **body)
+    answer = stack.chat("Tell me about the sea.", headers={"x-tenant": tenant}, stream=True, max_tokens=60, **body)
     return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
 
 
@@ -47,10 +47,10 @@ def text(found: list[dict[str, Any]]) -> str:
 def test_a_reply_is_pushed_from_its_next_token_on_and_ends_when_that_does_not_help(stack: Stack) -> None:
     plain, pushed = text(chunks(stack, "")), chunks(stack, "pushed")
     asked, began, ended = stack.ledger("steer")
-    assert (asked["event"], asked["position"], asked["probe"], asked["dose"], asked["wanted"]) == ("asked", 3, "panic", -0.1, 8)
+    assert (asked["event"], asked["position"], asked["probe"], asked["dose"], asked["wanted"]) == ("asked", 3, "panic", -0.1, 16)
     assert (began["event"], began["first"]) == ("began", 4 + began["late"])
-    assert 0 <= began["late"] <= 4, "the sidecar answers within a few tokens"
-    assert (ended["event"], ended["tokens"], ended["at"]) == ("else", 8, began["first"] + 8)
+    assert 0 <= began["late"] < 16, "a busy machine may take a few tokens to answer"
+    assert (ended["event"], ended["tokens"], ended["at"]) == ("else", 16, began["first"] + 16)
     said = text(pushed)
     assert said.endswith("It did not help.")
     assert pushed[-1]["choices"][0]["finish_reason"] == "content_filter"
