@@ -91,7 +91,7 @@ def test_a_stop_ends_what_vllm_runs_by_its_own_count(stack: Stack, tapped: VllmP
 
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(ask, i % 2 == 0) for i in range(6)]
-        eventually(lambda: running() == 6, "vLLM runs all six", 60)
+        eventually(lambda: running() >= 3, "vLLM runs them", 60)  # some may wait for room
         outcome = stack.change("/commands", {"verb": "stop", "all": True, "reason": "drill"}).json()
         assert (outcome["streams"], outcome["still_running"]) == (6, 0), outcome
         answers = [each.result() for each in asked]
