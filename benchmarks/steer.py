@@ -39,6 +39,8 @@ from probes.canaries import CANARIES
 from probes.cause import Steering as Layers
 from probes.corpus import Corpus
 from probes.reader import Reader
+from probes.statistics import bootstrap
+from probes.windows import windowed
 from tests.pushes import pushed
 
 PROBE = "desperation"
@@ -62,13 +64,9 @@ class Made:
     fired: int = -1
     first: int = -1
 
-    def average(self) -> NDArray[np.float64]:
-        """The rule's average [tokens], as probes/windows.py has it: it starts at 0."""
-        decay, value, found = 0.5 ** (1 / HALF_LIFE), 0.0, []
-        for score in self.scores:
-            value = value * decay + score * (1 - decay)
-            found.append(value)
-        return np.array(found)
+    def average(self) -> NDArray[np.floating]:
+        """The rule's average [tokens]."""
+        return windowed(self.scores, f"ewma({HALF_LIFE})")
 
 
 class Loop:
@@ -175,12 +173,8 @@ def agreement(reader: Reader, bank: Bank, made: Made, dose: float) -> float:
 def share(values: list[bool]) -> dict[str, Any]:
     """With its 95 % bootstrap interval over replies."""
     array = np.array(values, float)
-    draws = np.random.default_rng(0).choice(array, (DRAWS, len(array))).mean(axis=1)
-    return {
-        "share": round(float(array.mean()), 3),
-        "ci95": [round(float(x), 3) for x in np.quantile(draws, [0.025, 0.975])],
-        "replies": len(array),
-    }
+    interval95 = [round(each, 3) for each in bootstrap(np.mean, array, draws=DRAWS)]
+    return {"share": round(float(array.mean()), 3), "ci95": interval95, "replies": len(array)}
 
 
 def outcome(reader: Reader, plain: list[Made], steered: list[Made], limit: float) -> dict[str, Any]:
@@ -201,11 +195,10 @@ def outcome(reader: Reader, plain: list[Made], steered: list[Made], limit: float
         cost.append(losses(reader, now, first, end).mean())
         own.append(losses(reader, was, first, end).mean())
     differences = np.array(cost) - np.array(own)
-    draws = np.random.default_rng(0).choice(differences, (DRAWS, len(differences))).mean(axis=1)
     return {
         "under_threshold": share(under), "left_out": differed, "average_before": round(float(np.mean(before)), 3), "average_after": round(float(np.mean(after)), 3),
         "perplexity": round(float(np.exp(np.mean(cost))), 2), "perplexity_ratio": round(float(np.exp(differences.mean())), 3),
-        "perplexity_ratio_ci95": [round(float(np.exp(x)), 3) for x in np.quantile(draws, [0.025, 0.975])],
+        "perplexity_ratio_ci95": [round(float(np.exp(each)), 3) for each in bootstrap(np.mean, differences, draws=DRAWS)],
     }  # fmt: skip
 
 
@@ -269,17 +262,13 @@ def throughput(model: LoadedModel, bank: Bank, pairs: int) -> dict[str, Any]:
                 pass
             tap.end(key, 12 * BLOCK)
 
-        async def run() -> list[tuple[bool, float]]:
-            clock = StepClock(model.module, push_all, stop)
-            turn = itertools.count()
-            while len(clock.blocks) < 2 * pairs:
-                clock.restart()
-                number = next(turn)
-                await asyncio.gather(*(one(number, i) for i in range(AT_ONCE)))
-            clock.close()
-            return clock.blocks
+        turns = itertools.count()
 
-        timed = asyncio.run(run())
+        async def together() -> None:
+            turn = next(turns)
+            await asyncio.gather(*(one(turn, i) for i in range(AT_ONCE)))
+
+        timed = asyncio.run(StepClock(model.module, push_all, stop).timed(pairs, together))
         assert not tap.failed, tap.failed
         assert max(pushed_rows) == AT_ONCE, "all rows were pushed"
         tap.close()

@@ -16,7 +16,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ class StepClock:
     def close(self) -> None:
         self._handle.remove()
 
+    async def timed(self, pairs: int, rounds: Callable[[], Awaitable[Any]]) -> list[tuple[bool, float]]:
+        """So many pairs of blocks, over as many rounds of generations as that takes."""
+        while len(self.blocks) < 2 * pairs:
+            self.restart()
+            await rounds()
+        self.close()
+        return self.blocks
+
     def _step(self, module: Any, args: Any) -> None:
         # From head to head lies one of everything: sampling, bookkeeping, forward, tap, send.
         self._times.append(time.perf_counter())
@@ -83,15 +91,13 @@ async def measure(pairs: int, stack: Stack) -> dict[str, object]:
         for each in taps:
             each.end(key, TOKENS)
 
+    async def together(streams: int) -> None:
+        turn = next(turns)
+        await asyncio.gather(*(one(turn, i) for i in range(streams)))
+
     async def blocks(streams: int, first: Callable[[], None], second: Callable[[], None]) -> list[tuple[bool, float]]:
-        await asyncio.gather(*(one(next(turns), i) for i in range(streams)))
-        clock = StepClock(model.module, first, second)
-        while len(clock.blocks) < 2 * pairs:
-            clock.restart()
-            turn = next(turns)
-            await asyncio.gather(*(one(turn, i) for i in range(streams)))
-        clock.close()
-        return clock.blocks
+        await together(streams)
+        return await StepClock(model.module, first, second).timed(pairs, lambda: together(streams))
 
     turns = itertools.count()
     found: dict[str, object] = {}

@@ -19,22 +19,25 @@ def decoder_layers(runner: Any) -> list[torch.nn.Module]:
         return layers.decoder_layers(found)
 
 
-def install(runner: Any, readers: dict[int, Reader], pushers: dict[int, Pusher]) -> None:
-    """A forward hook on each tapped layer, and after it one where replies are pushed. Each is traced into the graph with its layer, so this comes before compilation.
+def install(runner: Any, readers: dict[int, Reader]) -> None:
+    """A forward hook on each tapped layer. It is traced into the graph with its layer, so this comes before compilation.
 
     The key of vLLM's compile cache gets to know it: a graph without the operator must never be served for one with it.
     """
     config = runner.vllm_config
     if not isinstance(config.additional_config, dict):
         raise BankError(f"additional_config is a {type(config.additional_config).__name__}; expected a dict, for the tap's compile key")
-    config.additional_config["barograph"] = {
-        "operator": 2, "columns": {str(i): each.weight.shape[1] for i, each in readers.items()},
-        "pushed": {str(i): len(each.patterns) for i, each in pushers.items()},
-    }  # fmt: skip
+    config.additional_config["barograph"] = {"operator": 2, "columns": {str(i): each.weight.shape[1] for i, each in readers.items()}}
     decoder = decoder_layers(runner)
     for layer, reader in readers.items():
         decoder[layer].barograph = reader
         decoder[layer].register_forward_hook(_read)
+
+
+def install_pushers(runner: Any, pushers: dict[int, Pusher]) -> None:
+    """A hook behind the reader's on each layer where replies are pushed: what is read was not pushed there. After `install`."""
+    runner.vllm_config.additional_config["barograph"]["pushed"] = {str(i): len(each.patterns) for i, each in pushers.items()}
+    decoder = decoder_layers(runner)
     for layer, pusher in pushers.items():
         decoder[layer].barograph_pusher = pusher
         decoder[layer].register_forward_hook(_push)

@@ -178,7 +178,7 @@ class Tap:
         """Hear what the sidecar asks for, and set the doses of the step that begins."""
         heard = self.sender.hear()
         with self._lock:
-            steering.hear(heard, set(self._streams.values()).__contains__)
+            steering.hear(heard, lambda stream: stream in self._streams.values())
         if steering.idle:
             return
         steering.reserve(tokens)

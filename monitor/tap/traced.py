@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from monitor.tap.project import Reader, failures
-from monitor.tap.steer import Pusher
 from probes import layers
 from probes.bank import BankError
 from probes.nn import Envoy, release, vllm_runner
@@ -42,8 +41,8 @@ def decoder_layers(runner: Any) -> list[torch.nn.Module]:
     return layers.decoder_layers(runner.nnsight_model)
 
 
-def install(runner: Any, readers: dict[int, Reader], pushers: dict[int, Pusher]) -> None:
-    """Readers only, as pushes need the compiled mode. One block for the whole batch, which lives as long as the engine; modules that it does not read get their own forward back."""
+def install(runner: Any, readers: dict[int, Reader]) -> None:
+    """One block for the whole batch, which lives as long as the engine; modules that it does not read get their own forward back."""
     model = runner.nnsight_model
     decoder = layers.envoys(model)
     tapped = [(decoder[layer], reader) for layer, reader in readers.items()]

@@ -63,14 +63,15 @@ class VllmTap:
         rows = max(config.scheduler_config.max_num_batched_tokens, config.compilation_config.max_cudagraph_capture_size or 0)
         readers, self._order = _readers(bank, rows, runner.device)
         self._proof: Proof | None = Proof(bank, readers)
+        mode.install(runner, readers)
         self._steering = Steering(bank, limits, rows, runner.device) if limits is not None else None
-        mode.install(runner, readers, self._steering.pushers if self._steering is not None else {})
         self._readers = list(readers.values())
         self._execute, self._sample = runner.execute_model, runner.sample_tokens
         runner.execute_model = self._execute_model if last else self._execute_early
         if last:
             runner.sample_tokens = self._sample_tokens
         if self._steering is not None:
+            compiled.install_pushers(runner, self._steering.pushers)
             name = "prepare_inputs" if hasattr(runner, "prepare_inputs") else "_prepare_inputs"  # V2, V1
             setattr(runner, name, self._aimed(getattr(runner, name), self._steering))
         dtype = str(config.model_config.dtype).removeprefix("torch.")

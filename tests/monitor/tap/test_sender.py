@@ -41,6 +41,14 @@ def accept(listener: socket.socket) -> socket.socket:
     return connection
 
 
+def connected(path: Path) -> tuple[socket.socket, Sender, socket.socket]:
+    listener = listen(path)
+    sender = Sender(path, HELLO)
+    connection = accept(listener)
+    eventually(lambda: sender.connected, "it is connected")
+    return listener, sender, connection
+
+
 def drain(connection: socket.socket) -> list[wire.Message]:
     messages = []
     try:
@@ -56,10 +64,7 @@ def send(sender: Sender, stream: int, position: int) -> None:
 
 
 def test_hello_then_live_then_frames(path: Path) -> None:
-    listener = listen(path)
-    sender = Sender(path, HELLO)
-    connection = accept(listener)
-    eventually(lambda: sender.connected, "connected")
+    listener, sender, connection = connected(path)
     sender.begin(wire.Begin(0, "r", 0))
     send(sender, 0, 0)
     sender.end(wire.End(0, 1))
@@ -90,10 +95,7 @@ def test_without_a_sidecar_nothing_waits_and_the_newest_are_kept(path: Path) -> 
 
 
 def test_a_sidecar_that_does_not_read_costs_drops_not_time(path: Path) -> None:
-    listener = listen(path)
-    sender = Sender(path, HELLO)
-    connection = accept(listener)
-    eventually(lambda: sender.connected, "connected")
+    listener, sender, connection = connected(path)
     started = time.perf_counter()
     for position in range(5000):
         send(sender, 0, position)
@@ -127,10 +129,7 @@ def test_it_comes_back_after_the_sidecar_restarted(path: Path) -> None:
 
 def test_every_sidecar_hears_how_the_tap_proved_itself(path: Path) -> None:
     check = wire.Check(True, 8, 0.05)
-    listener = listen(path)
-    sender = Sender(path, HELLO)
-    connection = accept(listener)
-    eventually(lambda: sender.connected, "connected")
+    listener, sender, connection = connected(path)
     sender.prove(check)
     assert drain(connection) == [HELLO, wire.Live([]), check]
     for each in (connection, listener):
@@ -166,10 +165,7 @@ def test_it_connects_only_when_told(path: Path) -> None:
 
 def test_a_sidecar_that_dies_with_a_word_unread_is_missed_all_the_same(path: Path) -> None:
     """An idle engine reads nothing: what the sidecar said last must not hide that it is gone."""
-    listener = listen(path)
-    sender = Sender(path, HELLO)
-    connection = accept(listener)
-    eventually(lambda: sender.connected, "it is connected")
+    listener, sender, connection = connected(path)
     connection.send(wire.encode(wire.Steer(1, 1, "p", -0.1, 4)))
     connection.send(b"")
     time.sleep(0.5)
@@ -185,10 +181,7 @@ def test_a_sidecar_that_dies_with_a_word_unread_is_missed_all_the_same(path: Pat
 
 
 def test_many_answers_are_sent_in_packets_that_a_sidecar_takes(path: Path) -> None:
-    listener = listen(path)
-    sender = Sender(path, HELLO)
-    connection = accept(listener)
-    eventually(lambda: sender.connected, "it is connected")
+    listener, sender, connection = connected(path)
     sender.steered([wire.Steered(i) for i in range(wire.MAX_STREAMS + 5)])
     frames = [message for message in drain(connection) if isinstance(message, wire.Frame)]
     assert [len(frame.steered) for frame in frames] == [wire.MAX_STREAMS, 5]

@@ -389,6 +389,7 @@ def test_a_push_reaches_the_rows_of_its_stream(tmp_path: Path, tiny: str, bank: 
     sent = Sent(tap)
     assert tap.sender.hello.steers == ["random_0"]
     (pusher,) = tap._steering.pushers.values()  # type: ignore[union-attr]
+    assert runner.vllm_config.additional_config["barograph"]["pushed"] == {"1": 1}
 
     def doses() -> dict[int, float]:
         return {int(row): round(float(pusher.doses[row, 0]), 3) for row in torch.nonzero(pusher.doses[:, 0]).flatten()}
@@ -423,9 +424,8 @@ def test_a_tap_that_is_disarmed_by_another_thread_pushes_nobody(tmp_path: Path, 
     steering = tap._steering
     assert steering is not None
     (pusher,) = steering.pushers.values()
-    said = [wire.encode(wire.Steer(4, 0, "random_0", -0.05, 8))]
-    tap.sender.hear = lambda: [said.pop()] if said and steering._requested else []  # type: ignore[method-assign, attr-defined]
-    steering._requested = False  # type: ignore[attr-defined]
+    said: list[bytes] = []
+    tap.sender.hear = lambda: [said.pop()] if said else []  # type: ignore[method-assign]
     aim = steering.aim
 
     def disarmed_meanwhile(*args: Any) -> None:
@@ -436,7 +436,7 @@ def test_a_tap_that_is_disarmed_by_another_thread_pushes_nobody(tmp_path: Path, 
     steering.aim = disarmed_meanwhile  # type: ignore[method-assign]
     try:
         step(runner, scheduled({"a": [5, 6, 7]}, [0], [new("a", [5, 6, 7])]), [[20]])
-        steering._requested = True  # type: ignore[attr-defined]
+        said.append(wire.encode(wire.Steer(4, 0, "random_0", -0.05, 8)))
         step(runner, scheduled({"a": [20]}, [3]), [[21]])
         assert tap.failed == "found in another thread"
         assert not pusher.doses.any()
