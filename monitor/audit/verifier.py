@@ -1,0 +1,300 @@
+"""Checks a ledger from its files alone. It shares no code with what writes them: standard library and one package for Ed25519.
+
+Every entry is hashed anew, all tiles are compared, the root must be the one that the checkpoint's signature covers, the numbers of the records must follow each
+other, and each loss must be named. Checkpoints that somebody kept show that nothing before them was changed; cosignatures show that nobody was shown another history.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+sha256 = hashlib.sha256
+
+
+class Wrong(Exception):
+    """What was found instead of what was expected."""
+
+
+@dataclass
+class Report:
+    """What was seen. `silence`: the longest time between two records, in seconds. `unwitnessed`: records behind the last checkpoint with a quorum."""
+
+    origin: str
+    records: int
+    root: str
+    unwitnessed: int = 0
+    lost: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    silence: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def wrong(self, what: str) -> None:
+        self.problems.append(what)
+        if len(self.problems) == 20:
+            raise Wrong("there is more, which is not told")
+
+
+@dataclass(frozen=True)
+class Key:
+    name: str
+    kind: int
+    raw: bytes
+
+    @classmethod
+    def read(cls, vkey: str) -> Key:
+        try:
+            name, number, coded = vkey.strip().split("+", 2)
+            data = base64.b64decode(coded, validate=True)
+            key = cls(name, data[0], data[1:])
+        except (ValueError, IndexError):
+            raise Wrong(f"'{vkey[:80]}' is no vkey; expected NAME+ID+BASE64") from None
+        if key.id.hex() != number or key.kind not in (1, 4) or len(key.raw) != 32:
+            raise Wrong(f"vkey of {name}: expected an Ed25519 key (1) or an Ed25519 cosigner's (4) with the id {key.id.hex()}")
+        return key
+
+    @property
+    def id(self) -> bytes:
+        return sha256(self.name.encode() + b"\n" + bytes([self.kind]) + self.raw).digest()[:4]
+
+
+@dataclass
+class Policy:
+    """c2sp.org/tlog-policy: known logs, witnesses, and the quorum of them."""
+
+    logs: list[Key] = field(default_factory=list)
+    witnesses: dict[str, Key] = field(default_factory=dict)
+    groups: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    quorum: str = "none"
+
+    @classmethod
+    def read(cls, text: str) -> Policy:
+        policy, quorums, members = cls(), [], set[str]()
+        for number, line in enumerate(text.split("\n"), 1):
+            match [] if line.strip().startswith("#") else re.findall(r"[^ \t]+", line):
+                case []:
+                    pass
+                case ["log", vkey, *url] if len(url) < 2 and (key := Key.read(vkey)).kind == 1 and policy.new(key, ""):
+                    policy.logs.append(key)
+                case ["witness", name, vkey, *url] if len(url) < 2 and (key := Key.read(vkey)).kind == 4 and policy.new(key, name):
+                    policy.witnesses[name] = key
+                case ["group", name, count, *names] if policy.new(None, name) and policy.known(names) and not members & set(names):
+                    least = {"any": "1", "all": str(len(names))}.get(count, count)
+                    if not least.isdigit() or not 1 <= int(least) <= len(names) == len(set(names)):
+                        raise Wrong(f"policy, line {number}: '{count}' of {len(names)} is no group")
+                    policy.groups[name] = int(least), names
+                    members.update(names)
+                case ["quorum", name] if name == "none" or policy.known([name]):
+                    quorums.append(name)
+                case _:
+                    raise Wrong(f"policy, line {number}: '{line[:80]}' is not understood; see c2sp.org/tlog-policy")
+        if len(quorums) != 1:
+            raise Wrong(f"policy: {len(quorums)} quorum lines; expected one")
+        policy.quorum = quorums[0]
+        return policy
+
+    def known(self, names: list[str]) -> bool:
+        return set(names) <= self.witnesses.keys() | self.groups.keys()
+
+    def new(self, key: Key | None, name: str) -> bool:
+        raw = {other.raw for other in (*self.logs, *self.witnesses.values())}
+        return name != "none" and not self.known([name]) and (key is None or key.raw not in raw)
+
+    def met(self, by: set[str], name: str | None = None) -> bool:
+        name = name or self.quorum
+        if name in self.groups:
+            count, names = self.groups[name]
+            return sum(self.met(by, each) for each in names) >= count
+        return name == "none" or name in by
+
+
+@dataclass(frozen=True)
+class Head:
+    origin: str
+    size: int
+    root: bytes
+    witnesses: frozenset[str]
+
+
+def opened(note: bytes, logs: list[Key], policy: Policy) -> Head:
+    """A checkpoint with a log's signature and the cosignatures of known witnesses. Raises Wrong."""
+    text, _, below = note.decode("utf-8", "replace").rpartition("\n\n")
+    text += "\n"
+    try:
+        origin, size, root = text.split("\n")[:3]
+        head = origin, int(size), base64.b64decode(root, validate=True)
+        lines = [(line.split(" ")[1], base64.b64decode(line.split(" ")[2], validate=True)) for line in below.splitlines()]
+    except (ValueError, IndexError):
+        raise Wrong("no checkpoint: expected origin, size, root, an empty line and signatures") from None
+    signed, witnessed = False, set()
+    for name, raw in lines:
+        for label, key in [("", key) for key in logs] + list(policy.witnesses.items()):
+            if (key.name, key.id) != (name, raw[:4]):
+                continue
+            message, signature = text.encode(), raw[4:]
+            if key.kind == 4:
+                message = f"cosignature/v1\ntime {int.from_bytes(signature[:8])}\n".encode() + message
+                signature = signature[8:]
+            try:
+                Ed25519PublicKey.from_public_bytes(key.raw).verify(signature, message)
+            except InvalidSignature:
+                raise Wrong(f"the signature by {name}+{raw[:4].hex()} on the checkpoint of {head[1]} records does not verify") from None
+            if label:
+                witnessed.add(label)
+            else:
+                signed = signed or key.name == head[0]
+    if not signed:
+        raise Wrong(f"the checkpoint of {head[1]} records is not signed by a given key of the log '{head[0]}'")
+    return Head(*head, frozenset(witnessed))
+
+
+class Peaks:
+    """Roots of the complete subtrees from left to right, the largest first: all that a growing tree needs."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._peaks: list[tuple[int, bytes]] = []
+
+    def push(self, digest: bytes) -> None:
+        self.size, level, peaks = self.size + 1, 0, self._peaks
+        while peaks and peaks[-1][0] == level:
+            digest = sha256(b"\1" + peaks.pop()[1] + digest).digest()
+            level += 1
+        peaks.append((level, digest))
+
+    @property
+    def root(self) -> bytes:
+        digest = b""
+        for _, left in reversed(self._peaks):
+            digest = sha256(b"\1" + left + digest).digest() if digest else left
+        return digest or sha256(b"").digest()
+
+
+class Ledger:
+    """One pass over the files of a ledger, from the first record to the last."""
+
+    def __init__(self, folder: Path, head: Head, earlier: list[Head], report: Report) -> None:
+        self.folder, self.head, self.report = folder, head, report
+        self._earlier = sorted(earlier, key=lambda each: each.size)
+        self._peaks = Peaks()
+        self._rows: list[list[bytes]] = [[]]  # per level: hashes of its unfinished tile
+        self._number, self._time = -1, 0.0
+
+    def walk(self) -> None:
+        """Raises Wrong for a file that is missing or torn: what lies behind it can't be told apart."""
+        self._compare()
+        size = self.head.size
+        for index in range(-(-size // 256)):
+            width = min(256, size - index * 256)
+            bundle, held = self._read("entries", index, width)
+            at = 0
+            while at < len(bundle) and (end := at + 2 + int.from_bytes(bundle[at : at + 2])) <= len(bundle):
+                if len(self._rows[0]) < width:
+                    self._entry(bundle[at + 2 : end])
+                at, held = end, held - 1
+            if at != len(bundle) or held:
+                raise Wrong(f"bundle {index} does not hold as many records as its name says, or more than records")
+            if width == 256:
+                self._full(0, index)
+        for level, row in enumerate(self._rows):
+            if row:
+                self._tile(level, size // 256 ** (level + 1), row)
+        if self._peaks.root != self.head.root:
+            self.report.wrong("the records are not those that the checkpoint's signature covers: something was changed")
+
+    def _entry(self, entry: bytes) -> None:
+        self._record(entry)
+        self._rows[0].append(sha256(b"\0" + entry).digest())
+        self._peaks.push(self._rows[0][-1])
+        self._compare()
+
+    def _compare(self) -> None:
+        while self._earlier and self._earlier[0].size <= self._peaks.size:
+            if self._earlier.pop(0).root != self._peaks.root:
+                self.report.wrong(f"the first {self._peaks.size} records are not those of an earlier checkpoint: changed, or forked")
+
+    def _record(self, entry: bytes) -> None:
+        """Numbers follow each other, and a hole is named by the record behind it."""
+        where, report = self._peaks.size, self.report
+        try:
+            number, at = int((record := json.loads(entry))["seq"]), float(record["time"])
+        except (ValueError, KeyError, TypeError):
+            report.wrong(f"record {where} is no JSON object with seq and time")
+            return
+        if number <= self._number:
+            report.wrong(f"record {where} has the number {number} after {self._number}")
+        elif number > self._number + 1:
+            hole = ("ledger", "lost", self._number + 1, number - 1)
+            if tuple(record.get(name) for name in ("kind", "event", "first", "last")) != hole:
+                report.wrong(f"numbers {hole[2]} to {hole[3]} are missing before record {where}, which does not say that they were lost")
+            report.lost += number - self._number - 1
+        report.first = report.first or at
+        report.silence = max(report.silence, at - (self._time or at))
+        self._number, self._time, report.last = number, at, at
+
+    def _full(self, level: int, index: int) -> None:
+        """A tile is full: its root goes into the level above."""
+        row, self._rows[level] = self._rows[level], []
+        self._tile(level, index, row)
+        if level + 1 == len(self._rows):
+            self._rows.append([])
+        while len(row) > 1:
+            row = [sha256(b"\1" + row[i] + row[i + 1]).digest() for i in range(0, len(row), 2)]
+        self._rows[level + 1] += row
+        if len(self._rows[level + 1]) == 256:
+            self._full(level + 1, index // 256)
+
+    def _tile(self, level: int, index: int, row: list[bytes]) -> None:
+        tile, _ = self._read(str(level), index, len(row))
+        if tile[: len(row) * 32] != b"".join(row):
+            bad = next(i for i, digest in enumerate(row) if tile[i * 32 : i * 32 + 32] != digest)
+            what = f"record {index * 256 + bad}" if level == 0 else f"tile {index * 256 + bad} of level {level - 1}"
+            self.report.wrong(f"{what} is not what the tile above it says")
+        if len(tile) not in (len(row) * 32, 256 * 32):
+            self.report.wrong(f"tile {index} of level {level} has {len(tile)} bytes")
+
+    def _read(self, level: str, index: int, width: int) -> tuple[bytes, int]:
+        """A tile or bundle and how much is in it: the partial one of this width, or the full one that has taken its place."""
+        parts = f"{index:,}".split(",")
+        full = self.folder.joinpath("tile", level, *(f"x{part:0>3}" for part in parts[:-1]), f"{parts[-1]:0>3}")
+        try:
+            if width < 256 and not full.is_file():
+                return full.with_name(full.name + ".p").joinpath(str(width)).read_bytes(), width
+            return full.read_bytes(), 256
+        except OSError as error:
+            raise Wrong(f"{full.relative_to(self.folder)}, {width} wide: {error.strerror}") from None
+
+
+def verify(folder: Path, keys: list[Key], policy: Policy | None = None, since: list[bytes] | None = None) -> Report:
+    """Everything that the files of a ledger can show. Raises Wrong when there is no checkpoint to hold them against."""
+    policy = policy or Policy()
+    logs = keys + policy.logs
+    try:
+        head = witnessed = opened((folder / "checkpoint").read_bytes(), logs, policy)
+        earlier = [opened(note, logs, policy) for note in since or []]
+        if not policy.met(set(head.witnesses)) and (folder / "witnessed").is_file():
+            witnessed = opened((folder / "witnessed").read_bytes(), logs, policy)
+            earlier.append(witnessed)
+    except OSError as error:
+        raise Wrong(f"{error.filename}: {error.strerror}") from None
+    report = Report(head.origin, head.size, base64.b64encode(head.root).decode(), head.size - witnessed.size)
+    if not policy.met(set(witnessed.witnesses)):
+        report.wrong(f"no checkpoint has the quorum '{policy.quorum}'; cosigned by: {', '.join(sorted(witnessed.witnesses)) or 'nobody'}")
+    for each in earlier:
+        if each.origin != head.origin or each.size > head.size:
+            report.wrong(
+                f"an earlier checkpoint has {each.size} records of {each.origin}, this one {head.size} of {head.origin}: rolled back"
+            )
+    try:
+        Ledger(folder, head, earlier, report).walk()
+    except Wrong as error:
+        report.problems.append(str(error))
+    return report

@@ -1,0 +1,182 @@
+"""The write-ahead segments: where a record lies from the moment when it is acknowledged until a checkpoint covers it.
+
+A segment's name is the index of its first record. Each record stands behind a head of 28 bytes, little-endian: four letters, the length of
+the payload, its index, how many bytes of the segment were durable when it was written, a CRC-32 of all that with the payload. So recovery can tell a torn tail,
+which nobody was promised, from damage to something that was acknowledged: behind the latter a whole record says that it was durable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+from monitor.audit.disk import Disk
+from monitor.errors import BarographError
+from probes.files import open_plain
+
+HEAD = struct.Struct("<4sIQQI")
+MARK = b"BGWR"
+MAX_RECORD = 1 << 16
+NAME = re.compile(r"([0-9]{20})\.wal")
+
+
+class WalError(BarographError):
+    """A segment that lost what it had acknowledged, does not follow the one before it, or can't be brought back to whole records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a segment holds from its beginning on. `end`: how many of its bytes are whole records."""
+
+    path: Path
+    first: int
+    records: list[bytes]
+    end: int
+    size: int
+
+    @classmethod
+    def read(cls, path: Path) -> Segment:
+        """Raises WalError for damage in front of something durable, OSError when it can't be read."""
+        with open_plain(path) as file:
+            raw = file.read()
+        first = index = int(path.name[:20])
+        records, at = [], 0
+        while (found := _record(raw, at)) and found[0] == index:
+            records.append(found[2])
+            at += HEAD.size + len(found[2])
+            index += 1
+        behind = raw.find(MARK, at + 1)
+        while behind >= 0:
+            if (found := _record(raw, behind)) and found[1] > at:
+                raise WalError(
+                    f"{path}: record {index} at byte {at} is damaged, and it was durable before record {found[0]} was written; "
+                    f"restore the segment from a copy, or move the ledger away as evidence and start a new one"
+                )
+            behind = raw.find(MARK, behind + 1)
+        return cls(path, first, records, at, len(raw))
+
+
+def segments(folder: Path) -> list[Path]:
+    """In the order of their records. Files of other names are not ours."""
+    try:
+        return sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+
+
+def unsealed(folder: Path, since: int) -> tuple[list[bytes], int]:
+    """The records from index `since` on that a writer left, and how many bytes of a torn tail stand behind them. Raises WalError, OSError."""
+    found: list[bytes] = []
+    torn, expected = 0, since
+    for path in segments(folder):
+        segment = Segment.read(path)
+        if segment.first > expected:
+            raise WalError(
+                f"{path}: begins with record {segment.first}; records from {expected} on are missing. Restore the segment before it from a copy"
+            )
+        found += segment.records[expected - segment.first :]
+        expected = max(expected, segment.first + len(segment.records))
+        torn += segment.size - segment.end
+    return found, torn
+
+
+def records(folder: Path, since: int) -> Iterator[bytes]:
+    """The whole records from index `since` on, as they lie there now; of damage it says nothing, and it ends where a writer stands."""
+    for path in segments(folder):
+        try:
+            with open_plain(path) as file:
+                raw = file.read()
+        except OSError:  # sealed meanwhile
+            continue
+        index, at = int(path.name[:20]), 0
+        if index > since:
+            return  # what is between was sealed meanwhile: read the tiles again
+        while (found := _record(raw, at)) and found[0] == index:
+            at += HEAD.size + len(found[2])
+            if index == since:
+                yield found[2]
+                since += 1
+            index += 1
+
+
+class Wal:
+    """The segment that is written now. One thread uses it. Raises OSError from every method that touches the disk."""
+
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        self.folder, self._disk = folder, disk
+        self._file = -1
+        self._size = self._durable = 0
+        self.path = folder
+
+    def begin(self, index: int) -> None:
+        """A new segment; the one before is left as it is. Its name is durable before anything is written into it."""
+        path = self.folder / f"{index:020d}.wal"
+        self._disk.make_folder(self.folder)
+        try:
+            file = self._disk.create(path)
+        except FileExistsError:  # of a try that came no further: whatever it holds was never acknowledged
+            self._disk.remove(path)
+            file = self._disk.create(path)
+        try:
+            self._disk.sync_folder(self.folder)
+        except OSError:
+            os.close(file)
+            raise
+        self.close()
+        self._file, self._size, self._durable, self.path = file, 0, 0, path
+
+    def append(self, index: int, records: Sequence[bytes]) -> None:
+        """Write records, the first of which is `index`. After an OSError nothing of them is left; WalError says that something may be."""
+        frames: list[bytes] = []
+        for i, record in enumerate(records):
+            head = MARK, len(record), index + i, self._durable
+            frames += (HEAD.pack(*head, _sum(head, record)), record)
+        data = b"".join(frames)
+        try:
+            self._disk.append(self._file, data)
+        except OSError as error:
+            try:
+                self._disk.cut(self._file, self._size)
+            except OSError as second:
+                raise WalError(f"{self.path}: {error}, and what was written can't be cut off again: {second}") from None
+            raise
+        self._size += len(data)
+
+    def sync(self) -> None:
+        """Make what was appended outlive the machine's power. After an OSError nobody knows what the disk has: never try again."""
+        if self._durable != self._size:
+            self._disk.sync(self._file)
+            self._durable = self._size
+
+    def there(self) -> bool:
+        """Whether the segment is still the file that its path names, and as long as it was left."""
+        try:
+            named, held = os.stat(self.path), os.fstat(self._file)
+        except OSError:
+            return False
+        return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino) and held.st_size == self._size
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _record(raw: bytes, at: int) -> tuple[int, int, bytes] | None:
+    """Index, durable bytes before it, payload; None where no whole record stands."""
+    if at + HEAD.size > len(raw):
+        return None
+    mark, length, index, durable, said = HEAD.unpack_from(raw, at)
+    payload = raw[at + HEAD.size : at + HEAD.size + length]
+    if mark != MARK or length > MAX_RECORD or len(payload) != length or said != _sum((mark, length, index, durable), payload):
+        return None
+    return index, durable, payload
+
+
+def _sum(head: tuple[bytes, int, int, int], payload: bytes) -> int:
+    return crc32(payload, crc32(struct.pack("<4sIQQ", *head)))
