@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -198,7 +199,7 @@ class SidecarConfig(_Frozen):
     )
     admin_open: bool = Field(False, description="changes on the admin address need no token: for a machine with one user and no browser")
     access: Path | None = Field(None, description="a YAML file of bearer tokens: name, role and sha256 of each; read anew when it changes")
-    ledger: Path = Path("barograph-ledger.jsonl")
+    ledger: Path = Field(Path("barograph-ledger"), description="the folder of the audit ledger")
     kafka: KafkaConfig | None = None
     on_stale_thresholds: Literal["shadow", "armed"] = Field(
         "shadow", description="what becomes of rules where an engine is not the one that the bank was calibrated on"
@@ -211,6 +212,25 @@ class SidecarConfig(_Frozen):
     drift_tokens: int = Field(5000, ge=100, description="half-life of the running score distribution that is compared with the card's")
 
 
+class AuditConfig(_Frozen):
+    """How the ledger is kept, and who signs it."""
+
+    origin: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}/barograph",
+        pattern=r"^[^\s+]{1,200}$",
+        description="the log's name, in a key that is made",
+    )
+    key: Path | None = Field(None, description="the file of the private key; by default LEDGER.key, made with a new ledger")
+    sign_with: tuple[str, ...] = Field((), description="a program that signs instead: it reads a message and writes 64 bytes")
+    vkey: str | None = Field(None, description="the public key of what sign_with signs with")
+    durability: Literal["sync", "group", "async"] = Field(
+        "group",
+        description="sync: no token leaves before what led to it is durable. group: nothing is acted on before. async: nobody waits",
+    )
+    checkpoint_s: float = Field(10, gt=0, le=3600, description="how long a record may wait for a signed checkpoint that covers it")
+    heartbeat_s: float = Field(60, ge=1, le=3600, description="when nothing happens, so often a record says so")
+
+
 class Config(_Frozen):
     """The whole file."""
 
@@ -220,6 +240,7 @@ class Config(_Frozen):
     tap: TapConfig = TapConfig()
     gateway: GatewayConfig = Field(default_factory=GatewayConfig)
     sidecar: SidecarConfig = SidecarConfig()
+    audit: AuditConfig = Field(default_factory=AuditConfig)
 
     @classmethod
     def load(cls, path: Path | None) -> Config:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import signal
+import time
 
 from prometheus_client import CollectorRegistry
 
@@ -16,6 +17,7 @@ from monitor.admin.app import admin_app
 from monitor.admin.commander import Commander
 from monitor.admin.mailbox import Mailbox
 from monitor.admin.tasks import Tasks
+from monitor.audit import keys
 from monitor.audit.ledger import Ledger
 from monitor.config import Config
 from monitor.gateway.gateway import Gateway
@@ -44,10 +46,10 @@ async def run(config: Config) -> None:
     registry = CollectorRegistry()
     drift = Drift(bank, config.sidecar.drift_tokens)
     metrics = Metrics(registry, bank.names, drift)
-    ledger = Ledger(config.sidecar.ledger)
+    ledger = _ledger(config)
     orders = Orders(config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".orders"))
     rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger, rulefiles.abilities(config), orders)
-    kafka = KafkaPublisher(config.sidecar.kafka, ledger.path, metrics) if config.sidecar.kafka else None
+    kafka = KafkaPublisher(config.sidecar.kafka, ledger, metrics) if config.sidecar.kafka else None
     pipeline = Pipeline(Parts(
         bank, rulebook.engine, ledger, metrics, drift, config.sidecar, frozenset(config.gateway.tenants), proof, kafka.notify if kafka else lambda: None,
     ))  # fmt: skip
@@ -78,7 +80,7 @@ async def run(config: Config) -> None:
         if config.sidecar.kafka.commands is not None:
             mailbox = Mailbox(config.sidecar.kafka, config.sidecar.kafka.commands, commander, metrics)
             mailbox.start()
-    tasks.keep("ledger", lambda: _sync(ledger, metrics))
+    tasks.keep("ledger", lambda: _tend(ledger, pipeline, config.audit.heartbeat_s))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: tasks.once("reload", lambda: _reload(rulebook)))
@@ -96,7 +98,7 @@ async def run(config: Config) -> None:
             await asyncio.to_thread(mailbox.close)
         receiver.close()
         ledger.append("sidecar", event="stop")
-        ledger.close()
+        await asyncio.to_thread(ledger.close)
         if kafka is not None:
             await asyncio.to_thread(kafka.close)
 
@@ -106,13 +108,23 @@ async def _reload(rulebook: Rulebook) -> None:
         await rulebook.reload_beside("SIGHUP")
 
 
-async def _sync(ledger: Ledger, metrics: Metrics) -> None:
-    counted = 0
+def _ledger(config: Config) -> Ledger:
+    audit, path = config.audit, config.sidecar.ledger
+    key = audit.key or path.with_name(path.name + ".key")
+    return Ledger(path, [keys.signer(key, audit.origin, path, audit.sign_with, audit.vkey)], audit.durability, audit.checkpoint_s)
+
+
+async def _tend(ledger: Ledger, pipeline: Pipeline, heartbeat_s: float) -> None:
+    """Once a second a look at the ledger; and when nothing else was recorded for a while, a sign of life: silence is to be seen."""
+    counted, newest, since = 0, ledger.newest, time.monotonic()
     while True:
         await asyncio.sleep(1)
         ledger.look()
-        await asyncio.to_thread(ledger.sync)
-        metrics.records.inc(ledger.records - counted)
+        if newest != ledger.newest:
+            newest, since = ledger.newest, time.monotonic()
+        elif time.monotonic() - since >= heartbeat_s:
+            ledger.append("heartbeat", taps=len(pipeline.sources), streams=len(pipeline.streams.by_slot), lost=ledger.failed)
+        pipeline.metrics.records.inc(ledger.records - counted)
         counted = ledger.records
 
 

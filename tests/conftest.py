@@ -13,6 +13,7 @@ from monitor import models
 from monitor.config import BANKS
 from probes.bank import Bank
 from probes.corpus import Corpus
+from tests import ledgers
 from tests.stack import Stack
 
 # These run beside vLLM only, in an environment of their own: make test-vllm.
@@ -22,6 +23,12 @@ collect_ignore = [] if find_spec("vllm") else ["vllm"]
 # A busy machine makes examples slowly, and that says nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def no_open_ledgers() -> Iterator[None]:
+    yield
+    ledgers.close_all()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from typing import Any
 import httpx
 import yaml
 
+from tests import ledgers
+
 MODEL = "SmolLM2-135M-Instruct"
 ADMIN_TOKEN = "for-tests"
 
@@ -50,7 +52,7 @@ class Stack:
         self.ports = {name: free_port() for name in ("gateway", "admin", "engine")}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.config_path = folder / "barograph.yaml"
-        self.ledger_path = folder / "ledger.jsonl"
+        self.ledger_path = folder / "ledger"
         config: dict[str, Any] = {
             "socket": str(self.runtime / "tap.sock"),
             "engine": {"listen": f"127.0.0.1:{self.ports['engine']}", "kv_tokens": 16384},
@@ -136,7 +138,7 @@ class Stack:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def ledger(self, kind: str | None = None) -> list[dict[str, Any]]:
-        records = [json.loads(line) for line in self.ledger_path.read_text().splitlines()]
+        records = ledgers.records(self.ledger_path)
         return [record for record in records if kind in (None, record["kind"])]
 
     def metric(self, name: str) -> float:

@@ -69,7 +69,9 @@ class Commander:
             except BarographError as error:
                 raise self.refuse(command.id, issuer, via, str(error), command) from None
             self._done[command.id] = (time.time(), digest, outcome)
-            self._record(command, issuer, via, outcome)
+            number = self._record(command, issuer, via, outcome)
+            if not await self._ledger.durable(number):  # it is carried out all the same: a stop does not wait for a disk
+                outcome["recorded"] = False
             await asyncio.to_thread(self._note, command.id, self._done[command.id])
             return outcome
 
@@ -88,14 +90,15 @@ class Commander:
         self._gateway.pipeline.wake_publisher()
         return CommandError(why)
 
-    def _record(self, command: Command, issuer: str, via: str, outcome: Outcome) -> None:
+    def _record(self, command: Command, issuer: str, via: str, outcome: Outcome) -> int:
         kind, name = command.about
         self._metrics.commands.labels(command.verb, "done").inc()
-        self._ledger.append(
+        number = self._ledger.append(
             "command", id=command.id, issuer=issuer, via=via, verb=command.verb, about=kind, name=name, reason=command.reason,
             **{key: value for key, value in outcome.items() if key not in ("id", "verb")},
         )  # fmt: skip
         self._gateway.pipeline.wake_publisher()
+        return number
 
     async def _halt(self, command: Command, issuer: str) -> Outcome:
         """A stream ends as a rule ends one."""

@@ -7,6 +7,7 @@ commit); a second one seals it into the tree from time to time. What others act 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -62,7 +63,7 @@ class Ledger:
     ) -> None:
         """Opens or makes the ledger in the folder `path`, and seals what an earlier process left. Raises LedgerError, WalError or NoteError."""
         self.path, self.durability, self.checkpoint_s = path, durability, checkpoint_s
-        disk = disk or Disk()
+        self._disk = disk = disk or Disk()
         if path.is_file():
             raise LedgerError(
                 f"ledger {path}: a file, as older versions wrote them; expected a folder. Name another path as sidecar.ledger"
@@ -92,7 +93,7 @@ class Ledger:
         self.late = ""
         """Why records, although durable, are not sealed, or nothing."""
         self._waiters = Waiters()
-        self._index = self._sealer.size  # of the next record that is written
+        self._index = self._kept = self._sealer.size  # of the next record that is written; of those that were acknowledged
         self._seq = 1 + _number(self._sealer.last)
         self._done = self._sealed = self._seq  # every number below is durable, sealed; or was lost
         self._unsealed: list[bytes] = []
@@ -118,6 +119,16 @@ class Ledger:
     def checkpoint(self) -> Checkpoint:
         """The newest one. It covers all but the last seconds."""
         return self._sealer.checkpoint
+
+    @property
+    def kept(self) -> int:
+        """How many records are as durable as the setting makes them: what may be published."""
+        return self._kept
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was appended is durable, so that nobody has to wait."""
+        return self.durability == "async" or self._done >= self._seq
 
     @property
     def newest(self) -> int:
@@ -182,11 +193,16 @@ class Ledger:
     def close(self) -> None:
         """Write, sync and seal what is there, and let go of the folder."""
         with self._change:
+            if self._closing:
+                return
             self._closing = True
             self._change.notify_all()
         for thread in self._threads:
             thread.join(timeout=30)
         self._wal.close()
+        if self._sealed >= self._seq and not self._dead:
+            with contextlib.suppress(OSError):  # it holds nothing that is not sealed
+                self._disk.remove(self._wal.path)
         self._lock.release()
 
     # What the callers' threads do, with the condition held.
@@ -290,7 +306,7 @@ class Ledger:
         self.records += len(batch)
         if batch:
             self._refused = ""
-            self._done = batch[-1].seq + 1
+            self._kept, self._done = self._index, batch[-1].seq + 1
             self._wake()
 
     def _due(self) -> bool:

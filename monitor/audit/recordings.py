@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from monitor.audit import reader
 from monitor.errors import BarographError
-from probes.files import open_plain
 from rules.replay import Recording
 
 TOPIC = re.compile(r"kafka://(?P<servers>[^/]+)/(?P<topic>[A-Za-z0-9._-]{1,249})")
@@ -100,18 +100,9 @@ def _from_parquet(path: Path, probes: tuple[str, ...]) -> list[Recording]:
 
 def _ledger(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with open_plain(path) as file:
-            for line in file:
-                try:
-                    record = msgspec.json.decode(line)
-                except msgspec.DecodeError:
-                    continue  # a torn line, from a crash of the machine
-                if isinstance(record, dict):
-                    yield record
-    except OSError as error:
-        raise RecordingError(
-            f"cannot read {path} ({error.strerror}); expected a ledger, a .parquet file, or kafka://host:port/topic"
-        ) from None
+        yield from reader.records(path)
+    except reader.ReadError as error:
+        raise RecordingError(f"{error}, a .parquet file, or kafka://host:port/topic") from None
 
 
 def _topic(servers: str, topic: str) -> Iterator[dict[str, Any]]:

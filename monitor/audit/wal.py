@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
 from monitor.audit.disk import Disk
@@ -85,23 +86,16 @@ def unsealed(folder: Path, since: int) -> tuple[list[bytes], int]:
     return found, torn
 
 
-def records(folder: Path, since: int) -> Iterator[bytes]:
-    """The whole records from index `since` on, as they lie there now; of damage it says nothing, and it ends where a writer stands."""
-    for path in segments(folder):
-        try:
-            with open_plain(path) as file:
-                raw = file.read()
-        except OSError:  # sealed meanwhile
-            continue
-        index, at = int(path.name[:20]), 0
-        if index > since:
-            return  # what is between was sealed meanwhile: read the tiles again
-        while (found := _record(raw, at)) and found[0] == index:
-            at += HEAD.size + len(found[2])
-            if index == since:
-                yield found[2]
-                since += 1
-            index += 1
+def read_record(file: BinaryIO, index: int) -> bytes | None:
+    """The record at the file's place, which then moves behind it. None, and no move, where no whole record of that index stands yet."""
+    at = file.tell()
+    head = file.read(HEAD.size)
+    length = HEAD.unpack(head)[1] if len(head) == HEAD.size else 0
+    found = _record(head + file.read(min(length, MAX_RECORD)), 0) if length else None
+    if found is None or found[0] != index:
+        file.seek(at)
+        return None
+    return found[2]
 
 
 class Wal:

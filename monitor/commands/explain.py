@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from monitor.audit.reader import records
 from monitor.commands.charts import chart, spark
 from monitor.errors import BarographError
-from probes.files import open_plain
 
 COLOURS = {"info": "cyan", "warning": "yellow", "critical": "red"}
 WHY_SHADOW = {
@@ -32,21 +31,11 @@ def find(which: str, ledger: Path) -> dict[str, Any]:
         raise BarographError(f"'{which}' is no verdict; expected its seq in the ledger, such as 42, or last")
     found: dict[str, Any] | None = None
     verdicts = []
-    try:
-        with open_plain(ledger) as file:
-            for line in file:
-                if b'"verdict"' not in line:
-                    continue
-                try:
-                    record = msgspec.json.decode(line)
-                except msgspec.DecodeError:
-                    continue  # a torn line
-                if record.get("kind") == "verdict" and record.get("event", "fired") == "fired":
-                    verdicts.append(record["seq"])
-                    if which == "last" or record["seq"] == int(which):
-                        found = record
-    except OSError as error:
-        raise BarographError(f"cannot read {ledger} ({error.strerror}); expected a ledger") from None
+    for record in records(ledger):
+        if record.get("kind") == "verdict" and record.get("event", "fired") == "fired":
+            verdicts.append(record["seq"])
+            if which == "last" or record["seq"] == int(which):
+                found = record
     if found is None:
         known = f"the last are {', '.join(map(str, verdicts[-5:]))}" if verdicts else "it holds none"
         raise BarographError(f"{ledger}: no verdict {which}; {known}")

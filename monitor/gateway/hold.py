@@ -114,6 +114,19 @@ class Hold:
             self._metrics.hold.observe(0.0)
         return found
 
+    def unrecorded(self, found: Outcome) -> bool:
+        """Whether the disk has to be waited for: before a stop is acted on, and with durability `sync` before anything leaves."""
+        acts = isinstance(found, Stop) or (self._ledger.durability == "sync" and isinstance(found, Release))
+        return acts and not self._ledger.settled
+
+    async def recorded(self, found: Outcome, index: int) -> Outcome:
+        """The same outcome once all that led to it is durable; when it does not become so, what the setting says."""
+        if self.unrecorded(found) and not await self._ledger.durable(self._ledger.newest):
+            failure = self.fail("ledger", "the ledger does not keep what is recorded", index)
+            if isinstance(failure, Failure):
+                return failure
+        return found
+
     def halted(self, late: int) -> None:
         """A reply was halted after `late` tokens from the verdict's own on had left."""
         self._metrics.after_verdict.labels(self.mode).observe(max(0, late))

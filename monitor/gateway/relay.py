@@ -78,6 +78,11 @@ class Relay:
                             out = []
                         if found is None:
                             found = await self._hold.outcome(part["index"], end)
+                        if self._hold.unrecorded(found):
+                            if out:
+                                yield out
+                                out = []
+                            found = await self._hold.recorded(found, part["index"])
                         if isinstance(found, Release):
                             await self._paces.setdefault(part["index"], Pace()).keep(self._ticket.streams.get(part["index"]), end - first)
                         if self._settle(chunk, part, first, end, found, out):
@@ -145,7 +150,7 @@ class Relay:
         """Whether the part leaves. What a halted choice ends with goes to `out` by itself. Raises OpenAIError for a failure."""
         index = part["index"]
         if isinstance(found, Failure):
-            raise unavailable(f"this reply was stopped because it could not be judged ({found.condition}: {found.why})", found.condition)
+            raise unjudged(found)
         if isinstance(found, Stop):
             if found.verdict.action == Action.REROUTE:
                 self._reroute(chunk, part, found.verdict, first, end, out)
@@ -297,6 +302,10 @@ def ending(verdict: Verdict) -> str:
     """What a client reads where a verdict ends its reply."""
     halt = verdict.rule.do.ending
     return halt.message if halt is not None else ""
+
+
+def unjudged(failure: Failure) -> OpenAIError:
+    return unavailable(f"this reply was stopped because it could not be judged ({failure.condition}: {failure.why})", failure.condition)
 
 
 def upstream_error(message: str) -> OpenAIError:

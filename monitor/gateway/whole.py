@@ -12,8 +12,8 @@ import aiohttp
 from monitor.config import GatewayConfig
 from monitor.gateway.asked import Asked
 from monitor.gateway.dialect import cut_reply, halted_events, halted_reply, head_of, tokens_in, tokens_in_events
-from monitor.gateway.hold import Failure, Hold
-from monitor.gateway.relay import Plan, upstream_error
+from monitor.gateway.hold import RELEASE, Failure, Hold, Stop
+from monitor.gateway.relay import Plan, unjudged, upstream_error
 from monitor.gateway.reroute import Turn
 from monitor.gateway.throttle import SLICE_S, rate_of
 from monitor.http import jsons
@@ -61,6 +61,7 @@ class Whole:
             made = await (self._events(raw) if self.asked.streams else self._body(raw))
         if self.turn is None:
             await self._paced()
+            await self._recorded()
             yield made
 
     async def missed(self) -> bytes:
@@ -68,6 +69,7 @@ class Whole:
         assert self.turn is not None
         verdict = self.turn.verdict
         self.halted = {index: verdict for index, stream in self._ticket.streams.items() if stream.acting is verdict}
+        await self._recorded()
         return await (self._events(None) if self.asked.streams else self._body(None))
 
     async def _paced(self) -> None:
@@ -103,10 +105,15 @@ class Whole:
             return halted_events(self.asked.route, head_of(self.asked, self._ticket.request), next(iter(self.halted.values())))
         return raw
 
+    async def _recorded(self) -> None:
+        found = await self._hold.recorded(Stop(next(iter(self.halted.values()))) if self.halted else RELEASE, 0)
+        if isinstance(found, Failure):
+            raise unjudged(found)
+
     async def _judged(self, tokens: int | None) -> None:
         found = await self._hold.whole(range(self.asked.choices or 0), tokens)
         if isinstance(found, Failure):
-            raise unavailable(f"this reply was stopped because it could not be judged ({found.condition}: {found.why})", found.condition)
+            raise unjudged(found)
         if self._look():
             for _ in self.halted:
                 self._hold.halted(0)

@@ -6,13 +6,16 @@ import json
 import logging
 import os
 import threading
-from pathlib import Path
 from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from monitor.audit.disk import Disk
+from monitor.audit.ledger import Ledger
+from monitor.audit.reader import Reader
 from monitor.config import KafkaConfig
+from monitor.errors import BarographError
 from monitor.sinks.prometheus import Metrics
 
 log = logging.getLogger("barograph.kafka")
@@ -28,14 +31,14 @@ RETRY_S = 1.0
 class KafkaPublisher:
     """A thread that sends the ledger's verdicts, in order, at least once.
 
-    How far it came is kept in a file beside the ledger (`<ledger>.kafka`), moved only when the broker has
-    acknowledged, so a broker that is away delays records and never loses them. Consumers drop doubles by `seq`.
+    Only what is durable is published. How many records the broker has acknowledged is kept in a file beside the ledger (`<ledger>.kafka`),
+    so a broker that is away delays records and never loses them. Consumers drop doubles by `seq`.
     """
 
-    def __init__(self, config: KafkaConfig, ledger: Path, metrics: Metrics) -> None:
+    def __init__(self, config: KafkaConfig, ledger: Ledger, metrics: Metrics) -> None:
         self._config = config
         self._ledger = ledger
-        self._mark = ledger.with_name(ledger.name + ".kafka")
+        self._mark = ledger.path.with_name(ledger.path.name + ".kafka")
         self._metrics = metrics
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -55,20 +58,21 @@ class KafkaPublisher:
 
     def _run(self) -> None:
         producer: Any = None
-        at = int(self._mark.read_text()) if self._mark.exists() else 0
+        reader = Reader(self._ledger.path, self._acknowledged())
         while True:
+            at = reader.at
             try:
                 producer = producer or self._connect()
-                moved = self._send(producer, at)
-            except (KafkaError, OSError, AssertionError) as error:
+                moved = self._send(producer, reader)
+            except (KafkaError, OSError, AssertionError, BarographError) as error:
                 self._metrics.publish_errors.inc()
                 log.warning("kafka %s: %s: %s; trying again", self._config.bootstrap, type(error).__name__, error)
-                moved = at
+                reader.close()
+                reader = Reader(self._ledger.path, at)
                 if self._stop.wait(RETRY_S):
                     break
                 continue
-            if moved != at:
-                at = moved
+            if moved:
                 continue
             if self._stop.is_set():
                 break
@@ -91,27 +95,29 @@ class KafkaPublisher:
             acks="all", max_block_ms=5000, request_timeout_ms=10_000, **secrets,
         )  # fmt: skip
 
-    def _send(self, producer: Any, at: int) -> int:
-        """Publish whole lines from byte `at` on; return how far the broker has acknowledged."""
-        with self._ledger.open("rb") as file:
-            file.seek(at)
-            chunk = file.read(BATCH * 2000)
-        end = chunk.rfind(b"\n") + 1
-        if not end:
-            return at
-        sent = [self._one(producer, line) for line in chunk[:end].splitlines() if line]
+    def _acknowledged(self) -> int:
+        try:
+            return min(int(self._mark.read_text()), self._ledger.kept)
+        except FileNotFoundError:
+            return 0
+        except (ValueError, OSError) as error:
+            log.error("%s: %s; publishing the ledger from its beginning", self._mark, error)
+            return 0
+
+    def _send(self, producer: Any, reader: Reader) -> bool:
+        """Publish the next records, and keep how far the broker has acknowledged. False when there were none."""
+        if not (some := reader.take(min(BATCH, self._ledger.kept - reader.at))):
+            return False
+        sent = [self._one(producer, record) for record in some]
         for future in sent:
             if future is not None:
                 future.get(timeout=15)
                 self._metrics.published.inc()
-        self._mark.write_text(str(at + end))
-        return at + end
+        Disk().put({self._mark: str(reader.at).encode()})
+        return True
 
     def _one(self, producer: Any, line: bytes) -> Any:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return None  # a torn line, from a crash of the machine
+        record = json.loads(line)
         kind = record.get("kind")
         commands = self._config.commands
         topic = self._config.topic if kind in KINDS else self._config.scores_topic if kind in SCORES else None

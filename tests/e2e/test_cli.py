@@ -31,7 +31,7 @@ def config(folder: Path, **rooms: str) -> str:
         "socket": str(folder / "s.sock"),
         "engine": f"{{listen: '127.0.0.1:{ports[0]}'}}",
         "gateway": f"{{listen: '127.0.0.1:{ports[1]}', upstream: 'http://127.0.0.1:{ports[0]}'}}",
-        "sidecar": f"{{admin: '127.0.0.1:{ports[2]}', ledger: {folder / 'ledger.jsonl'}}}",
+        "sidecar": f"{{admin: '127.0.0.1:{ports[2]}', ledger: {folder / 'ledger'}}}",
     }
     path = folder / "c.yaml"
     path.write_text("".join(f"{key}: {value}\n" for key, value in {**lines, **rooms}.items()))

@@ -108,7 +108,7 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path, bank: Bank) -> None:
     from monitor.sinks.prometheus import Metrics
     from probes.drift import Drift
 
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = Ledger(tmp_path / "ledger")
     with broker(free_port(), tmp_path / "broker.log") as address:
         for turn in range(2):
             ledger.append("verdict", stream="s#0", turn=turn)
@@ -135,7 +135,7 @@ def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> N
     from monitor.sinks.prometheus import Metrics
     from probes.drift import Drift
 
-    ledger, table = Ledger(tmp_path / "ledger.jsonl"), StreamTable(len(bank.names))
+    ledger, table = Ledger(tmp_path / "ledger"), StreamTable(len(bank.names))
     log = ScoreLog(bank.names, table, ledger)
     scores = np.random.default_rng(0).normal(0, 2, (2, 150, len(bank.names))).astype("<f2").astype(np.float32)
     streams = [table.open((name, 0), "source", number, 0.0) for number, name in enumerate("ab")]

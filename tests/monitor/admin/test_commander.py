@@ -31,7 +31,7 @@ def commander(scene: Scene) -> Commander:
     folder = scene.rig.ledger.path.parent
     (folder / "rules.yaml").write_text(RULES)
     book = Rulebook(folder / "rules.yaml", probe_facts(), scene.rig.ledger, orders=scene.gateway.orders)
-    return Commander(scene.gateway, book, folder / "ledger.jsonl.commands")
+    return Commander(scene.gateway, book, folder / "ledger.commands")
 
 
 def command(verb: str, **more: Any) -> Command:
@@ -289,7 +289,7 @@ def test_wild_commands_are_read_or_refused(payload: dict[str, Any]) -> None:
 
 def test_a_journal_that_cannot_be_read_is_left_out(stage: Stage, tmp_path: Path) -> None:
     async def act(client: httpx.AsyncClient, scene: Scene) -> None:
-        journal = scene.rig.ledger.path.parent / "ledger.jsonl.commands"
+        journal = scene.rig.ledger.path.parent / "ledger.commands"
         journal.write_bytes(b'{"torn\n[1, 2]\n\xff\xfe\n["a", 1, "d", {}]\n')
         boss = commander(scene)
         assert (await boss.carry_out(command("stop", all=True), "ann", "api"))["outcome"] == "done"
@@ -315,7 +315,7 @@ def test_the_journal_does_not_grow_without_end(stage: Stage, monkeypatch: pytest
 
     async def act(client: httpx.AsyncClient, scene: Scene) -> None:
         boss = commander(scene)
-        journal = scene.rig.ledger.path.parent / "ledger.jsonl.commands"
+        journal = scene.rig.ledger.path.parent / "ledger.commands"
         for i in range(40):
             verb = "disarm" if i % 2 else "arm"
             await boss.carry_out(Command.read({"id": f"n{i}", "verb": verb, "reason": "r", "rule": "up"}), "ann", "api")

@@ -29,14 +29,14 @@ class Ward:
     """A sidecar's parts behind its admin address, all of them well."""
 
     def __init__(self, bank: Bank, folder: Path, **config: Any) -> None:
-        self.rig = Rig(bank, folder / "ledger.jsonl")
+        self.rig = Rig(bank, folder / "ledger")
         self.rig.pipeline.engine_state = "ok"
         self.tasks = Tasks(self.rig.pipeline.metrics)
         self.receiver = Receiver(folder / "tap.sock", self.rig.pipeline)
         (folder / "rules.yaml").write_text(RULES)
         book = Rulebook(folder / "rules.yaml", probe_facts(), self.rig.ledger)
         self.gateway = Gateway(GatewayConfig(), self.rig.pipeline)
-        self.commander = Commander(self.gateway, book, folder / "ledger.jsonl.commands")
+        self.commander = Commander(self.gateway, book, folder / "ledger.commands")
         self.access = Access()
         sidecar = SidecarConfig(**config)
         app = admin_app(self.gateway, self.commander, CollectorRegistry(), book, self.receiver, self.tasks, self.access, sidecar)

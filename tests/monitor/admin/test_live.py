@@ -18,7 +18,7 @@ def anyio_backend() -> str:
 
 
 def test_streams_have_names_that_are_of_no_use(bank: Bank, tmp_path: Path) -> None:
-    rig = Rig(bank, tmp_path / "ledger.jsonl")
+    rig = Rig(bank, tmp_path / "ledger")
     request = "0123456789abcdef01234567"
     rig.frame([(0, 0, 5.0), (1, 0, 0.0), (2, 0, 0.0)], begins=[(0, request, 0), (1, request, 1), (2, "other", 0)])
     first, second, other = (stream["stream"] for stream in snapshot(rig.pipeline)["streams"])
@@ -30,7 +30,7 @@ def test_streams_have_names_that_are_of_no_use(bank: Bank, tmp_path: Path) -> No
 
 @pytest.mark.anyio
 async def test_views_are_bounded_and_give_their_places_back(bank: Bank, tmp_path: Path) -> None:
-    views = Views(Rig(bank, tmp_path / "ledger.jsonl").pipeline)
+    views = Views(Rig(bank, tmp_path / "ledger").pipeline)
     running = [views.snapshots() for _ in range(MAX_VIEWS)]
     for each in running:
         assert not views.full

@@ -23,7 +23,7 @@ def config(folder: Path, gateway: int = 0, admin: int = 0, engine: str | None = 
         "socket": folder / "tap.sock",
         "engine": {"listen": engine or f"unix:{folder / 'engine.sock'}"},
         "gateway": {"listen": f"127.0.0.1:{gateway or free_port()}", "upstream": f"unix:{folder / 'engine.sock'}"},
-        "sidecar": {"admin": f"127.0.0.1:{admin or free_port()}", "ledger": folder / "ledger.jsonl"},
+        "sidecar": {"admin": f"127.0.0.1:{admin or free_port()}", "ledger": folder / "ledger"},
     })  # fmt: skip
 
 

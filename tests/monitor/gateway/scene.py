@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -106,7 +107,7 @@ class Scene:
     """
 
     def __init__(self, bank: Bank, folder: Path, script: Script, there: Script | None = None, rules: str = RULES, **settings: Any) -> None:
-        self.rig = Rig(bank, folder / "ledger.jsonl", rules)
+        self.rig = Rig(bank, folder / "ledger", rules)
         self.there = there
         self.went: list[Exchange] = []
         self.folder = Path(tempfile.mkdtemp(prefix="scene-"))  # a socket's path must be short
@@ -214,7 +215,7 @@ class Stage:
 
     def play(self, script: Script, act: Callable[[httpx.AsyncClient, Scene], Awaitable[Any]], **settings: Any) -> Any:
         async def run() -> Any:
-            (self._folder / "ledger.jsonl").unlink(missing_ok=True)
+            shutil.rmtree(self._folder / "ledger", ignore_errors=True)
             scene = Scene(self._bank, self._folder, script, **settings)
             async with scene.open() as client:
                 return await act(client, scene)

@@ -55,7 +55,7 @@ class Sequence:
         folder = scene.rig.ledger.path.parent
         (folder / "rules.yaml").write_text(RULES)
         book = Rulebook(folder / "rules.yaml", probe_facts(), scene.rig.ledger, orders=scene.gateway.orders)
-        self.boss = Commander(scene.gateway, book, folder / "ledger.jsonl.commands")
+        self.boss = Commander(scene.gateway, book, folder / "ledger.commands")
         self.commands = 0
         self.got = b""
         self.token = 0
@@ -158,5 +158,5 @@ def test_whatever_happens_in_whatever_order(bank: Bank, tmp_path: Path, steps: l
         run.check()
 
     for name in ("orders", "commands"):
-        (tmp_path / f"ledger.jsonl.{name}").unlink(missing_ok=True)
+        (tmp_path / f"ledger.{name}").unlink(missing_ok=True)
     Stage(steerable(bank), tmp_path).play(engine, act, there=TARGETS[target], rules=RULES)

@@ -135,7 +135,7 @@ def order(tenant: str, limits: TenantLimit | None = None, verb: Any = "throttle"
 
 
 def test_orders_outlive_the_process_and_a_torn_file_stops_everything(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl.orders"
+    path = tmp_path / "ledger.orders"
     orders = Orders(path)
     assert orders.stopped("t", "m") == ""
     orders.give(order("t", verb="stop"))

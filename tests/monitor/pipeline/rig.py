@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from monitor import wire
-from monitor.audit.ledger import Ledger
 from monitor.config import SidecarConfig
 from monitor.pipeline.pipeline import Parts, Pipeline
 from monitor.pipeline.rulefiles import facts
@@ -20,6 +18,7 @@ from monitor.sinks.prometheus import Metrics
 from probes.bank import Bank
 from probes.drift import Drift
 from rules.engine import RuleEngine
+from tests import ledgers
 
 RULES = "rules:\n- {rule: high, desc: d, when: panic.last > 3, do: halt, mode: armed}\n- {rule: look, desc: d, when: panic.last > 2, do: alert, mode: shadow}\n"
 
@@ -29,7 +28,7 @@ class Rig:
 
     def __init__(self, bank: Bank, path: Path, rules: str = RULES, **sidecar: Any) -> None:
         self.registry = CollectorRegistry()
-        self.ledger = Ledger(path)
+        self.ledger = ledgers.ledger(path)
         drift = Drift(bank, 1000)
         metrics = Metrics(self.registry, bank.names, drift)
         self.pipeline = Pipeline(
@@ -66,7 +65,11 @@ class Rig:
         self.pipeline.take(source or self.source, wire.encode(frame))
 
     def records(self, kind: str) -> list[dict[str, Any]]:
-        return [record for line in self.ledger.path.read_text().splitlines() if (record := json.loads(line))["kind"] == kind]
+        return [record for record in ledgers.records(self.ledger.path, self.ledger) if record["kind"] == kind]
+
+    def said(self) -> str:
+        """All that the ledger holds, as text."""
+        return ledgers.said(self.ledger.path, self.ledger)
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)

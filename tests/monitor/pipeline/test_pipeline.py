@@ -24,7 +24,7 @@ from tests.monitor.pipeline.rig import RULES, Rig
 
 @pytest.fixture
 def rig(bank: Bank, tmp_path: Path) -> Rig:
-    return Rig(bank, tmp_path / "ledger.jsonl")
+    return Rig(bank, tmp_path / "ledger")
 
 
 def test_a_stream_from_begin_to_end(rig: Rig) -> None:
@@ -168,7 +168,7 @@ def test_history_is_a_ring(rig: Rig) -> None:
 def test_whatever_a_tap_sends_the_pipeline_stands(
     tmp_path_factory: pytest.TempPathFactory, bank: Bank, rows: Any, begins: Any, ends: Any
 ) -> None:
-    rig = Rig(bank, tmp_path_factory.mktemp("wild") / "ledger.jsonl")
+    rig = Rig(bank, tmp_path_factory.mktemp("wild") / "ledger")
     for _ in range(2):
         rig.frame(rows, begins, ends)
     rig.pipeline.disconnect(rig.source)
@@ -192,7 +192,7 @@ def test_where_thresholds_are_stale_rules_record_and_do_not_act(rig: Rig) -> Non
 
 
 def test_the_setting_for_stale_thresholds_arms_them(bank: Bank, tmp_path: Path) -> None:
-    rig = Rig(bank, tmp_path / "ledger.jsonl", on_stale_thresholds="armed")
+    rig = Rig(bank, tmp_path / "ledger", on_stale_thresholds="armed")
     source = stale(rig)
     ticket = rig.pipeline.streams.expect("r")
     rig.frame([(0, 0, 4.0)], begins=[(0, "r", 0)], source=source)
@@ -220,7 +220,7 @@ def test_series_of_verdicts_are_there_before_the_first(rig: Rig) -> None:
 def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:
     from monitor.audit.recordings import recordings
 
-    rig = Rig(bank, tmp_path / "ledger.jsonl", record_scores=True)
+    rig = Rig(bank, tmp_path / "ledger", record_scores=True)
     for position in range(70):
         rig.frame([(0, position, position / 64)], begins=[(0, "r", 0)] if position == 0 else (), ends=[(0, 70)] if position == 69 else ())
     (found,) = recordings(str(rig.ledger.path), bank.names)
@@ -231,7 +231,7 @@ def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:
 def test_a_recording_ends_where_scores_were_lost_and_never_goes_on_as_another_stream(bank: Bank, tmp_path: Path) -> None:
     from monitor.audit.recordings import recordings
 
-    rig = Rig(bank, tmp_path / "ledger.jsonl", record_scores=True)
+    rig = Rig(bank, tmp_path / "ledger", record_scores=True)
     for position in range(40):
         rig.frame([(0, position, 1.0)], begins=[(0, "r", 0)] if position == 0 else ())
     for position in range(50, 70):

@@ -31,7 +31,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def rig(bank: Bank, tmp_path: Path) -> Rig:
-    rig = Rig(bank, tmp_path / "ledger.jsonl")
+    rig = Rig(bank, tmp_path / "ledger")
     rig.pipeline.disconnect(rig.source)
     return rig
 
@@ -151,7 +151,7 @@ async def test_a_secret_is_asked_for(rig: Rig, path: Path, monkeypatch: pytest.M
         assert refused(rig, "secret") == 1
         with tap(path, msgspec.structs.replace(rig.hello, secret="open-sesame"), wire.Check(True, 8, 0.0)):
             await until(lambda: rig.pipeline.scoring, "the engine's tap is heard")
-    said = caplog.text + rig.ledger.path.read_text()
+    said = caplog.text + rig.said()
     assert "BAROGRAPH_TAP_KEY" in said
     assert "sesame" not in said
     assert "guessed" not in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import threading
 from collections.abc import Callable
@@ -18,13 +17,13 @@ from starlette.testclient import TestClient
 from monitor.admin.access import Access
 from monitor.admin.guard import Guard
 from monitor.admin.rules import rule_routes
-from monitor.audit.ledger import Ledger
 from monitor.config import PACKS
 from monitor.pipeline import rulebook
 from monitor.pipeline.rulebook import Rulebook, RuleError
 from rules.abilities import Abilities
 from rules.document import DocumentError
 from rules.ruleset import ANYTHING
+from tests import ledgers
 from tests.rules.naive import probe_facts
 
 RULE = "- {rule: %s, desc: d, when: 'panic.last > %s', do: %s, mode: %s}\n"
@@ -40,11 +39,11 @@ class Shelf:
     def __init__(self, folder: Path, text: str, abilities: Abilities = ANYTHING) -> None:
         self.file = folder / "rules.yaml"
         self.file.write_text(text)
-        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.ledger = ledgers.ledger(folder / "ledger")
         self.book = Rulebook(self.file, probe_facts(), self.ledger, abilities)
 
     def records(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.ledger.path.read_text().splitlines()]
+        lines = ledgers.records(self.ledger.path, self.ledger)
         return [record for record in lines if record["kind"] == "rules" and record["event"] == event]
 
 
@@ -175,7 +174,7 @@ def test_nothing_of_a_file_elsewhere_is_shown(shelf: Shelf, tmp_path: Path) -> N
         shelf.file.write_text(f"include: [{name}]\n{rules(('a', 3, 'alert', 'armed'))}")
         with pytest.raises(RuleError, match="it lies outside"):
             shelf.book.reload("api")
-    assert "secretword" not in shelf.ledger.path.read_text() + str(shelf.book.describe())
+    assert "secretword" not in ledgers.said(shelf.ledger.path, shelf.ledger) + str(shelf.book.describe())
     (tmp_path / "..data").mkdir()  # as Kubernetes mounts a config map
     (tmp_path / "..data" / "more.yaml").write_text(rules(("c", 1, "alert", "armed")))
     (tmp_path / "more.yaml").symlink_to("..data/more.yaml")

@@ -64,7 +64,7 @@ class Steered(Rig):
 
 @pytest.fixture
 def rig(bank: Bank, tmp_path: Path) -> Steered:
-    rig = Steered(bank, tmp_path / "ledger.jsonl")
+    rig = Steered(bank, tmp_path / "ledger")
     rig.frame(begins=[(0, "r", 0)])
     return rig
 
@@ -91,7 +91,7 @@ def test_a_push_that_helps_ends_quietly(rig: Steered) -> None:
     ("otherwise", "action"), [("halt", "halt"), ("{halt: {message: No.}}", "halt"), ("{reroute: {to: safe}}", "reroute")]
 )
 def test_a_push_that_does_not_help_ends_by_the_rule_s_else(bank: Bank, tmp_path: Path, otherwise: str, action: str) -> None:
-    rig = Steered(bank, tmp_path / "ledger.jsonl", otherwise)
+    rig = Steered(bank, tmp_path / "ledger", otherwise)
     rig.frame(begins=[(0, "r", 0)])
     rig.tokens(0, 5.0)
     rig.tokens(1, 5.0, 5.0, 5.0, 4.0, steered=[(1, 1)])
@@ -112,7 +112,7 @@ def test_a_tap_that_says_nothing_does_not_keep_the_else_away(rig: Steered) -> No
 
 @pytest.mark.parametrize("case", ["does not steer", "does not listen", "refuses"])
 def test_where_nobody_can_push_the_else_comes_at_once(bank: Bank, tmp_path: Path, case: str) -> None:
-    rig = Steered(bank, tmp_path / "ledger.jsonl")
+    rig = Steered(bank, tmp_path / "ledger")
     if case == "does not steer":
         rig.source = rig.tap(steers=[], source="t")
     elif case == "does not listen":
@@ -129,7 +129,7 @@ def test_where_nobody_can_push_the_else_comes_at_once(bank: Bank, tmp_path: Path
 
 
 def test_in_shadow_nothing_is_pushed(bank: Bank, tmp_path: Path) -> None:
-    rig = Steered(bank, tmp_path / "ledger.jsonl", mode="shadow")
+    rig = Steered(bank, tmp_path / "ledger", mode="shadow")
     rig.frame(begins=[(0, "r", 0)])
     rig.tokens(0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)
     assert (rig.said, rig.events, rig.acting) == ([], [], None)
@@ -205,7 +205,7 @@ def test_hellos_and_packets_beyond_the_bounds_are_refused(rig: Steered) -> None:
 @settings(max_examples=60)
 @given(st.data())
 def test_whatever_a_tap_says_every_push_has_one_end(bank: Bank, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    rig = Steered(bank, tmp_path_factory.mktemp("any") / "ledger.jsonl")
+    rig = Steered(bank, tmp_path_factory.mktemp("any") / "ledger")
     rig.frame(begins=[(0, "r", 0)])
     numbers, counts = st.integers(-1, 4), st.integers(0, 2**33)
     says = st.lists(st.builds(wire.Steered, numbers, counts, counts, st.sampled_from(["", "no", "x" * 999])), max_size=3)
@@ -255,7 +255,7 @@ def test_a_rule_that_halts_by_now_halts_and_one_that_only_alerts_takes_its_push_
 
 
 def test_a_reload_keeps_the_push_of_a_rule_that_was_armed_by_hand(bank: Bank, tmp_path: Path) -> None:
-    rig = Steered(bank, tmp_path / "ledger.jsonl", mode="shadow")
+    rig = Steered(bank, tmp_path / "ledger", mode="shadow")
     text = RULES.replace("ELSE", "halt").replace("MODE", "shadow")
     (tmp_path / "rules.yaml").write_text(text)
     book = Rulebook(tmp_path / "rules.yaml", facts(rig.pipeline.bank), rig.ledger)

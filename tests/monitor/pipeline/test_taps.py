@@ -26,7 +26,7 @@ from tests.monitor.pipeline.rig import Rig
 
 @pytest.fixture
 def rig(bank: Bank, tmp_path: Path) -> Rig:
-    return Rig(bank, tmp_path / "ledger.jsonl")
+    return Rig(bank, tmp_path / "ledger")
 
 
 def refused(rig: Rig, reason: str) -> float:
@@ -140,7 +140,7 @@ def test_a_tap_without_the_secret_is_refused(rig: Rig, monkeypatch: pytest.Monke
         assert refusal.value.reason == "secret"
         assert "wrong" not in str(refusal.value)
     source = rig.tap(secret="right-secret-ü")
-    assert "secret" not in rig.ledger.path.read_text() + caplog.text + repr(source.hello).replace("secret=''", "")
+    assert "secret" not in rig.said() + caplog.text + repr(source.hello).replace("secret=''", "")
 
 
 def test_without_a_secret_of_ours_every_tap_is_taken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_what_a_failed_tap_begins_afterwards_fails_closed_too(rig: Rig) -> None:
 
 
 def test_the_check_may_be_switched_off(bank: Bank, tmp_path: Path) -> None:
-    rig = Rig(bank, tmp_path / "ledger.jsonl", self_check="off")
+    rig = Rig(bank, tmp_path / "ledger", self_check="off")
     rig.pipeline.disconnect(rig.source)
     rig.pipeline.connect(rig.hello)
     assert rig.pipeline.scoring
@@ -278,13 +278,13 @@ def test_a_stream_without_tokens_is_given_up(rig: Rig) -> None:
 )
 def test_a_frame_that_no_tap_sends_is_refused_and_changes_nothing(rig: Rig, frame: dict[str, Any], reason: str) -> None:
     rig.frame([(0, 0, 0)], begins=[(0, "a", 0)])
-    before = rig.ledger.path.read_text()
+    before = rig.said()
     with pytest.raises(Refused) as refusal:
         rig.frame(**frame)
     assert refusal.value.reason == reason
     assert len(str(refusal.value)) < 300
     assert list(rig.source.streams) == [0]
-    assert rig.ledger.path.read_text() == before
+    assert rig.said() == before
 
 
 @pytest.mark.parametrize("field", ["source", "engine", "model", "dtype", "bank"])
@@ -315,7 +315,7 @@ def test_models_of_all_names_make_few_labels(rig: Rig) -> None:
 def test_whatever_taps_claim_the_tables_stay_small_and_nothing_breaks(
     tmp_path_factory: pytest.TempPathFactory, bank: Bank, data: Any
 ) -> None:
-    rig = Rig(bank, tmp_path_factory.mktemp("wild") / "ledger.jsonl")
+    rig = Rig(bank, tmp_path_factory.mktemp("wild") / "ledger")
     tickets = [rig.pipeline.streams.expect(name) for name in "ab"]
     sources = [rig.source, rig.tap(source="two")]
     number = st.sampled_from([-1, 0, 1, 2, 2**31, 2**32 - 1, 2**32, 2**64 - 1])

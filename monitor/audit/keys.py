@@ -1,0 +1,63 @@
+"""The key that signs the ledger: from the environment, a file, or a program that has it elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from monitor.audit.disk import Disk
+from monitor.audit.note import LocalSigner, NoteError, ProgramSigner, PublicKey, Signer
+from probes.files import read_plain
+
+log = logging.getLogger("barograph.ledger")
+
+VARIABLE = "BAROGRAPH_AUDIT_KEY"
+MAX_KEY = 4096
+
+
+def signer(file: Path, origin: str, ledger: Path, program: Sequence[str] = (), vkey: str | None = None) -> Signer:
+    """`program` with its `vkey` goes before the variable BAROGRAPH_AUDIT_KEY, that before `file`, which is made for a ledger that does not exist yet.
+
+    Raises NoteError.
+    """
+    if program:
+        if vkey is None:
+            raise NoteError("audit.sign_with needs audit.vkey, the public key of what the program signs with")
+        return ProgramSigner(PublicKey.parse(vkey), program)
+    if (said := os.environ.get(VARIABLE)) is not None:
+        return LocalSigner.parse(said)
+    try:
+        found = LocalSigner.parse(read_plain(file, MAX_KEY).decode("utf-8", "replace"))
+    except FileNotFoundError:
+        if (ledger / "checkpoint").exists():
+            raise NoteError(
+                f"{file}: no such file; expected the key that signed {ledger}, or name it as audit.key or in {VARIABLE}"
+            ) from None
+        return new(file, origin)
+    except OSError as error:
+        raise NoteError(f"{file}: {error.strerror}; expected the key that signs the ledger") from None
+    if file.stat().st_mode & 0o007:
+        log.warning("%s can be read by everybody: whoever has it can write another history", file)
+    return found
+
+
+def new(file: Path, origin: str) -> LocalSigner:
+    """A new key in a new file. Raises NoteError."""
+    made = LocalSigner(origin, secrets.token_bytes(32))
+    PublicKey.parse(made.key.vkey)  # a name that is none is refused before it is written
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(number, f"{made.private}\n".encode())
+            os.fsync(number)
+        finally:
+            os.close(number)
+        Disk().sync_folder(file.parent)
+    except OSError as error:
+        raise NoteError(f"{file}: cannot make a key: {error.strerror}") from None
+    log.warning("made a new key for the ledger in %s; keep a copy apart from this machine, and give auditors: %s", file, made.key.vkey)
+    return made

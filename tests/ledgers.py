@@ -1,0 +1,36 @@
+"""Ledgers for tests: made with a key of their own, closed when the test ends, read back whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from monitor.audit.ledger import Ledger
+from monitor.audit.note import LocalSigner
+from monitor.audit.reader import entries
+
+SIGNER = LocalSigner("example.com/barograph", bytes(range(32)))
+_open: list[Ledger] = []
+
+
+def ledger(path: Path, **more: Any) -> Ledger:
+    made = Ledger(path, [SIGNER], **more)
+    _open.append(made)
+    return made
+
+
+def close_all() -> None:
+    while _open:
+        _open.pop().close()
+
+
+def said(path: Path, kept: Ledger | None = None) -> str:
+    """Everything that it holds, as text."""
+    if kept is not None:
+        kept.flush()
+    return "\n".join(entry.decode() for entry in entries(path))
+
+
+def records(path: Path, kept: Ledger | None = None) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in said(path, kept).splitlines()]
