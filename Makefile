@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 VLLM := .venv-vllm
+TLOG := .venv-tlog
 
 .PHONY: run test test-vllm smoke lint types bench bench-vllm wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
 
-test: $(STAMP)  ## the whole test suite, on real parts
+test: $(STAMP) $(TLOG)/.ready  ## the whole test suite, on real parts
 	$(BIN)/pytest
 
 test-vllm: $(VLLM)/.ready  ## the tap on a real vLLM server, in an environment of its own (about 4 GB)
@@ -52,5 +53,8 @@ $(STAMP): pyproject.toml constraints.txt deploy/venv.sh
 $(VLLM)/.ready: pyproject.toml deploy/venv-vllm.sh
 	@deploy/venv-vllm.sh $(PYTHON) $(VLLM)
 
+$(TLOG)/.ready: deploy/venv-tlog.sh
+	@deploy/venv-tlog.sh $(TLOG)
+
 clean:
-	rm -rf $(VENV) $(VLLM) dist build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TLOG) dist build *.egg-info

@@ -110,8 +110,12 @@ async def _reload(rulebook: Rulebook) -> None:
 
 def _ledger(config: Config) -> Ledger:
     audit, path = config.audit, config.sidecar.ledger
-    key = audit.key or path.with_name(path.name + ".key")
-    return Ledger(path, [keys.signer(key, audit.origin, path, audit.sign_with, audit.vkey)], audit.durability, audit.checkpoint_s)
+    return Ledger(
+        path,
+        [keys.signer(audit.key or keys.beside(path), audit.origin, path, audit.sign_with, audit.vkey)],
+        audit.durability,
+        audit.checkpoint_s,
+    )
 
 
 async def _tend(ledger: Ledger, pipeline: Pipeline, heartbeat_s: float) -> None:

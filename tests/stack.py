@@ -138,6 +138,10 @@ class Stack:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def ledger(self, kind: str | None = None) -> list[dict[str, Any]]:
+        with contextlib.suppress(httpx.HTTPError):  # who has ended writes no more
+            deadline = time.monotonic() + 10
+            while self.metric("barograph_ledger_waiting") and time.monotonic() < deadline:
+                time.sleep(0.01)
         records = ledgers.records(self.ledger_path)
         return [record for record in records if kind in (None, record["kind"])]
 

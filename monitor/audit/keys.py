@@ -44,6 +44,21 @@ def signer(file: Path, origin: str, ledger: Path, program: Sequence[str] = (), v
     return found
 
 
+def beside(ledger: Path) -> Path:
+    """Where a ledger's key lies when nothing else is said. Whoever has both can write another history: a real deployment keeps them apart."""
+    return ledger.with_name(ledger.name + ".key")
+
+
+def read(file: Path) -> str:
+    """Raises NoteError."""
+    try:
+        return read_plain(file, MAX_KEY).decode("utf-8", "replace")
+    except OSError as error:
+        raise NoteError(
+            f"{file}: {error.strerror}; expected the key that signs the ledger. Set audit.key, or the variable {VARIABLE}"
+        ) from None
+
+
 def new(file: Path, origin: str) -> LocalSigner:
     """A new key in a new file. Raises NoteError."""
     made = LocalSigner(origin, secrets.token_bytes(32))

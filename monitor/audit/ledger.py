@@ -131,6 +131,11 @@ class Ledger:
         return self.durability == "async" or self._done >= self._seq
 
     @property
+    def waiting(self) -> int:
+        """Records that are not durable yet."""
+        return self._seq - self._done
+
+    @property
     def newest(self) -> int:
         """The number of the last record that was taken; -1 before the first."""
         return self._seq - 1

@@ -105,8 +105,8 @@ class Policy:
         return set(names) <= self.witnesses.keys() | self.groups.keys()
 
     def new(self, key: Key | None, name: str) -> bool:
-        raw = {other.raw for other in (*self.logs, *self.witnesses.values())}
-        return name != "none" and not self.known([name]) and (key is None or key.raw not in raw)
+        keys = {other.raw for other in (*self.logs, *self.witnesses.values())}
+        return not self.known([name]) and name != "none" and (key is None or key.raw not in keys)
 
     def met(self, by: set[str], name: str | None = None) -> bool:
         name = name or self.quorum
@@ -131,8 +131,10 @@ def opened(note: bytes, logs: list[Key], policy: Policy) -> Head:
     try:
         origin, size, root = text.split("\n")[:3]
         head = origin, int(size), base64.b64decode(root, validate=True)
-        lines = [(line.split(" ")[1], base64.b64decode(line.split(" ")[2], validate=True)) for line in below.splitlines()]
-    except (ValueError, IndexError):
+        lines = [(name, base64.b64decode(coded, validate=True)) for _, name, coded in map(str.split, below.splitlines())]
+        if below != "".join(f"— {name} {base64.b64encode(raw).decode()}\n" for name, raw in lines):
+            raise ValueError
+    except ValueError:
         raise Wrong("no checkpoint: expected origin, size, root, an empty line and signatures") from None
     signed, witnessed = False, set()
     for name, raw in lines:
@@ -254,12 +256,10 @@ class Ledger:
 
     def _tile(self, level: int, index: int, row: list[bytes]) -> None:
         tile, _ = self._read(str(level), index, len(row))
-        if tile[: len(row) * 32] != b"".join(row):
-            bad = next(i for i, digest in enumerate(row) if tile[i * 32 : i * 32 + 32] != digest)
+        if tile[: len(row) * 32] != b"".join(row) or len(tile) not in (len(row) * 32, 256 * 32):
+            bad = next((i for i, digest in enumerate(row) if tile[i * 32 : i * 32 + 32] != digest), 0)
             what = f"record {index * 256 + bad}" if level == 0 else f"tile {index * 256 + bad} of level {level - 1}"
             self.report.wrong(f"{what} is not what the tile above it says")
-        if len(tile) not in (len(row) * 32, 256 * 32):
-            self.report.wrong(f"tile {index} of level {level} has {len(tile)} bytes")
 
     def _read(self, level: str, index: int, width: int) -> tuple[bytes, int]:
         """A tile or bundle and how much is in it: the partial one of this width, or the full one that has taken its place."""
@@ -284,7 +284,7 @@ def verify(folder: Path, keys: list[Key], policy: Policy | None = None, since: l
             witnessed = opened((folder / "witnessed").read_bytes(), logs, policy)
             earlier.append(witnessed)
     except OSError as error:
-        raise Wrong(f"{error.filename}: {error.strerror}") from None
+        raise Wrong(str(error)) from None
     report = Report(head.origin, head.size, base64.b64encode(head.root).decode(), head.size - witnessed.size)
     if not policy.met(set(witnessed.witnesses)):
         report.wrong(f"no checkpoint has the quorum '{policy.quorum}'; cosigned by: {', '.join(sorted(witnessed.witnesses)) or 'nobody'}")

@@ -12,6 +12,7 @@ import typer
 
 from monitor import __version__
 from monitor.commands import orders
+from monitor.commands.audit import app as audit_app
 from monitor.commands.probes import app as probes_app
 from monitor.commands.rules import app as rules_app
 from monitor.errors import BarographError
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(probes_app, name="probes")
 app.add_typer(rules_app, name="rules")
+app.add_typer(audit_app, name="audit")
 engine_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(engine_app, name="engine")
 

@@ -406,6 +406,8 @@ class Pipeline:
         metrics.unproved.set_function(lambda: sum(source.check is None or not source.check.ok for source in sources))
         metrics.stale.set_function(lambda: sum(bool(source.stale) for source in sources))
         metrics.ledger_failed.set_function(lambda: bool(self.ledger.failed))
+        metrics.ledger_waiting.set_function(lambda: self.ledger.waiting)
+        metrics.ledger_sealed.set_function(lambda: self.ledger.checkpoint.size)
 
 
 def deciding(before: Verdict | None, verdict: Verdict) -> Verdict | None:

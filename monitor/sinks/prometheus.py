@@ -151,6 +151,8 @@ class Metrics:
         self.reroutes = counter("reroutes", "Replies that a rule re-routed, by target and what became of it", ["target", "outcome"])
         self.upstream = counter("gateway_upstream_failures", "Requests that the engine failed, by condition", ["condition"])
         self.records = counter("ledger_records", "Records in the ledger since the start")
+        self.ledger_waiting = gauge("ledger_waiting", "Records that are not durable yet")
+        self.ledger_sealed = gauge("ledger_sealed", "Records that the newest signed checkpoint covers")
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
         self.publish_errors = counter("kafka_errors", "Failed attempts to publish")

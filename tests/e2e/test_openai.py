@@ -191,7 +191,7 @@ def test_metrics_and_ledger_hold_no_content(stack: Stack) -> None:
         "the end is recorded",
     )
     metrics, logs = httpx.get(stack.admin("/metrics")).text, stack.log("sidecar") + stack.log("engine")
-    for text in (metrics, logs, stack.ledger_path.read_text()):
+    for text in (metrics, logs, str(stack.ledger())):
         assert secret not in text
         assert "mallory" not in text
         assert "mine-123" not in text

@@ -96,7 +96,7 @@ def test_a_conversation_spans_requests(stack: Stack) -> None:
     eventually(lambda: turns() == before + 1, "the second request fired")
     stack.chat(headers={"x-conversation": "another"}, max_tokens=8)
     assert turns() == before + 1
-    assert "secret-conversation" not in stack.ledger_path.read_text() + stack.log("sidecar")
+    assert "secret-conversation" not in str(stack.ledger()) + stack.log("sidecar")
 
 
 def test_explain_prints_one_screen(stack: Stack) -> None:

@@ -500,7 +500,7 @@ def test_every_byte_counts(tmp_path: Path) -> None:
             raw[at] ^= 1
             flipped += 1
         path.write_bytes(raw)
-    assert flipped > 700
+    assert flipped > 600
     right(kept.path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from monitor.audit.recordings import RecordingError, recordings, write_parquet
 from rules.replay import Recording
+from tests import ledgers
 
 PROBES = ("a", "b")
 
@@ -30,16 +30,18 @@ def chunk(stream: str, first: int, tokens: int, **more: Any) -> dict[str, Any]:
     return {**record, "scores": base64.b64encode(scores.tobytes()).decode(), **more}
 
 
-def ledger(path: Path, *records: dict[str, Any], end: str = "") -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records) + end)
+def ledger(path: Path, *records: dict[str, Any]) -> str:
+    kept = ledgers.ledger(path)
+    for record in records:
+        kept.append(**record)
+    kept.flush()
     return str(path)
 
 
 def test_streams_with_a_hole_are_left_out_and_doubles_count_once(tmp_path: Path) -> None:
     source = ledger(
-        tmp_path / "l.jsonl", chunk("whole", 0, 3), chunk("hole", 0, 3), chunk("late", 5, 3), chunk("whole", 3, 2), chunk("hole", 4, 1), chunk("whole", 3, 2),
+        tmp_path / "l", chunk("whole", 0, 3), chunk("hole", 0, 3), chunk("late", 5, 3), chunk("whole", 3, 2), chunk("hole", 4, 1), chunk("whole", 3, 2),
         {"kind": "stream", "event": "begin", "stream": "whole", "request": {"tenant": "x", "conversation": "k"}},
-        end='{"kind": "scores", "stre',
     )  # fmt: skip
     (found,) = recordings(source, PROBES)
     assert (found.stream, found.scores[:, 0].tolist(), found.conversation, found.request) == (
@@ -64,9 +66,9 @@ def test_what_is_no_recording_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "no.parquet").write_text("hello")
     write_parquet(tmp_path / "other.parquet", [Recording("s", np.zeros((1, 1), np.float32), np.zeros(1))], ("z",))
     for source, why in (
-        (str(tmp_path / "none.jsonl"), "cannot read .*expected a ledger, a .parquet file, or kafka://host:port/topic"),
-        (ledger(tmp_path / "empty.jsonl"), "no recorded scores; .*sidecar.record_scores: true"),
-        (ledger(tmp_path / "few.jsonl", chunk("s", 0, 1, probes=["b", "c"])), "recorded without a; it has: b, c"),
+        (str(tmp_path / "none"), "cannot read .*expected the folder of a ledger, a .parquet file, or kafka://host:port/topic"),
+        (ledger(tmp_path / "empty"), "no recorded scores; .*sidecar.record_scores: true"),
+        (ledger(tmp_path / "few", chunk("s", 0, 1, probes=["b", "c"])), "recorded without a; it has: b, c"),
         (str(tmp_path / "no.parquet"), "expected a Parquet file"),
         (str(tmp_path / "other.parquet"), "no column score.a, score.b; .*it has stream"),
         ("kafka://127.0.0.1:1/topic", "kafka://127.0.0.1:1/topic"),

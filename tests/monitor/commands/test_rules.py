@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import ledgers
+
 GOOD = "rules:\n- {rule: up, desc: d, when: panic.last > 1, for: 2 tokens, do: alert, mode: armed}\n"
 
 
@@ -79,9 +81,9 @@ def test_the_schema_and_the_export_are_documents(tmp_path: Path) -> None:
 
 
 def test_replay_and_explain_say_what_is_missing(tmp_path: Path) -> None:
-    empty = tmp_path / "empty.jsonl"
-    empty.touch()
+    empty = tmp_path / "empty"
+    ledgers.ledger(empty)
     assert "no recorded scores" in rules("replay", str(empty), code=2).stderr
-    assert "no plain file" in rules("replay", os.devnull, code=2).stderr
-    assert "expected a ledger" in rules("explain", "last", "--ledger", str(tmp_path / "none"), code=2).stderr
+    assert "expected the folder of a ledger" in rules("replay", os.devnull, code=2).stderr
+    assert "expected the folder of a ledger" in rules("explain", "last", "--ledger", str(tmp_path / "none"), code=2).stderr
     assert "'x' is no verdict" in rules("explain", "x", "--ledger", str(empty), code=2).stderr
