@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -215,10 +214,8 @@ class SidecarConfig(_Frozen):
 class AuditConfig(_Frozen):
     """How the ledger is kept, and who signs it."""
 
-    origin: str = Field(
-        default_factory=lambda: f"{socket.gethostname()}/barograph",
-        pattern=r"^[^\s+]{1,200}$",
-        description="the log's name, in a key that is made",
+    origin: str | None = Field(
+        None, pattern=r"^[^\s+]{1,200}$", description="the log's name, in a key that is made; by default HOST/barograph"
     )
     key: Path | None = Field(None, description="the file of the private key; by default LEDGER.key, made with a new ledger")
     sign_with: tuple[str, ...] = Field((), description="a program that signs instead: it reads a message and writes 64 bytes")

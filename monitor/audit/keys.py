@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ VARIABLE = "BAROGRAPH_AUDIT_KEY"
 MAX_KEY = 4096
 
 
-def signer(file: Path, origin: str, ledger: Path, program: Sequence[str] = (), vkey: str | None = None) -> Signer:
+def signer(file: Path, origin: str | None, ledger: Path, program: Sequence[str] = (), vkey: str | None = None) -> Signer:
     """`program` with its `vkey` goes before the variable BAROGRAPH_AUDIT_KEY, that before `file`, which is made for a ledger that does not exist yet.
 
     Raises NoteError.
@@ -36,7 +37,7 @@ def signer(file: Path, origin: str, ledger: Path, program: Sequence[str] = (), v
             raise NoteError(
                 f"{file}: no such file; expected the key that signed {ledger}, or name it as audit.key or in {VARIABLE}"
             ) from None
-        return new(file, origin)
+        return new(file, origin or f"{socket.gethostname()}/barograph")
     except OSError as error:
         raise NoteError(f"{file}: {error.strerror}; expected the key that signs the ledger") from None
     if file.stat().st_mode & 0o007:

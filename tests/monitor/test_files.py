@@ -27,10 +27,14 @@ def test_a_named_file_that_is_no_plain_one_hangs_nobody(tmp_path: Path, kind: st
         (bank / name).symlink_to(odd)
     with pytest.raises(BankError, match="no plain file"):
         Bank.load(bank)
-    with pytest.raises(RecordingError, match="no plain file"):
+    with pytest.raises(RecordingError, match="expected the folder of a ledger"):
         recordings(str(odd), ("panic",))
-    with pytest.raises(BarographError, match="no plain file"):
-        find("last", odd)
+    ledger = tmp_path / "ledger"
+    ledger.mkdir()
+    (ledger / "checkpoint").symlink_to(odd)
+    for place in (odd, ledger):
+        with pytest.raises(BarographError, match="expected the folder of a ledger"):
+            find("last", place)
     with pytest.raises(ConfigError, match="no plain file"):
         Proof.load(odd)
     with pytest.raises(ConfigError, match="no plain file"):
