@@ -211,6 +211,13 @@ class SidecarConfig(_Frozen):
     drift_tokens: int = Field(5000, ge=100, description="half-life of the running score distribution that is compared with the card's")
 
 
+class WitnessConfig(_Frozen):
+    """A witness of the ledger (c2sp.org/tlog-witness), run by somebody else."""
+
+    url: str = Field(pattern=r"^https?://\S{1,500}$")
+    vkey: str
+
+
 class AuditConfig(_Frozen):
     """How the ledger is kept, and who signs it."""
 
@@ -225,6 +232,8 @@ class AuditConfig(_Frozen):
         description="sync: no token leaves before what led to it is durable. group: nothing is acted on before. async: nobody waits",
     )
     checkpoint_s: float = Field(10, gt=0, le=3600, description="how long a record may wait for a signed checkpoint that covers it")
+    witnesses: tuple[WitnessConfig, ...] = Field((), max_length=16, description="who cosigns checkpoints")
+    quorum: int | None = Field(None, ge=0, description="so many of them make a checkpoint a witnessed one; by default all")
     heartbeat_s: float = Field(60, ge=1, le=3600, description="when nothing happens, so often a record says so")
 
 

@@ -19,6 +19,7 @@ from monitor.admin.mailbox import Mailbox
 from monitor.admin.tasks import Tasks
 from monitor.audit import keys
 from monitor.audit.ledger import Ledger
+from monitor.audit.witnesses import Witnesses
 from monitor.config import Config
 from monitor.gateway.gateway import Gateway
 from monitor.gateway.trial import Trial
@@ -35,6 +36,8 @@ from monitor.sinks.prometheus import Metrics
 from probes.drift import Drift
 
 log = logging.getLogger("barograph.sidecar")
+
+AGAIN_S = 10  # until witnesses that did not cosign are asked again
 
 
 async def run(config: Config) -> None:
@@ -81,6 +84,9 @@ async def run(config: Config) -> None:
             mailbox = Mailbox(config.sidecar.kafka, config.sidecar.kafka.commands, commander, metrics)
             mailbox.start()
     tasks.keep("ledger", lambda: _tend(ledger, pipeline, config.audit.heartbeat_s))
+    if config.audit.witnesses:
+        witnesses = Witnesses(ledger.path, [(each.url, each.vkey) for each in config.audit.witnesses], config.audit.quorum)
+        tasks.keep("witnesses", lambda: _witness(ledger, witnesses, metrics))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: tasks.once("reload", lambda: _reload(rulebook)))
@@ -130,6 +136,25 @@ async def _tend(ledger: Ledger, pipeline: Pipeline, heartbeat_s: float) -> None:
             ledger.append("heartbeat", taps=len(pipeline.sources), streams=len(pipeline.streams.by_slot), lost=ledger.failed)
         pipeline.metrics.records.inc(ledger.records - counted)
         counted = ledger.records
+
+
+async def _witness(ledger: Ledger, witnesses: Witnesses, metrics: Metrics) -> None:
+    """Each new checkpoint is shown to the witnesses; those that cannot be reached are asked again. What they object to is recorded once."""
+    size, told = -1, ""
+    while True:
+        await asyncio.sleep(1)
+        if ledger.checkpoint.size == size and not witnesses.trouble:
+            continue
+        size = ledger.checkpoint.size
+        await asyncio.to_thread(witnesses.cosign)
+        ledger.objection = witnesses.conflict
+        metrics.unwitnessed.set(sum(bool(seat.trouble) for seat in witnesses.seats))
+        if witnesses.trouble != told:
+            told = witnesses.trouble
+            log.log(logging.ERROR if told else logging.INFO, "witnesses: %s", told or "all cosign")
+            ledger.append("witness", event="conflict" if witnesses.conflict else "trouble" if told else "well", why=told)
+        if witnesses.trouble:
+            await asyncio.sleep(AGAIN_S)
 
 
 def _failure_modes(config: Config) -> dict[str, str]:

@@ -17,7 +17,9 @@ def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks, access: Acce
     found = {
         "engine": "" if pipeline.engine_state == SERVES else pipeline.engine_state,
         "taps": "" if pipeline.scoring else "no tap that has proved itself is connected",
-        "ledger": pipeline.ledger.failed or (f"no checkpoint: {pipeline.ledger.late}" if pipeline.ledger.late else ""),
+        "ledger": pipeline.ledger.failed
+        or pipeline.ledger.objection
+        or (f"no checkpoint: {pipeline.ledger.late}" if pipeline.ledger.late else ""),
         "socket": receiver.failed,
         "tasks": tasks.failed,
         "access": access.failed,
@@ -34,7 +36,7 @@ def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks, access: Acce
             }
             for source in pipeline.sources
         ],
-        "ledger": pipeline.ledger.failed or pipeline.ledger.late or "ok",
+        "ledger": pipeline.ledger.failed or pipeline.ledger.objection or pipeline.ledger.late or "ok",
         "tasks": tasks.failed or "ok",
         "stops": sum(order.verb == "stop" for order in orders),
         "probes": pipeline.bank.names,

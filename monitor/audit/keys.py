@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monitor.audit.disk import Disk
-from monitor.audit.note import LocalSigner, NoteError, ProgramSigner, PublicKey, Signer
+from monitor.audit.note import ED25519, LocalSigner, NoteError, ProgramSigner, PublicKey, Signer
 from probes.files import read_plain
 
 log = logging.getLogger("barograph.ledger")
@@ -60,9 +60,9 @@ def read(file: Path) -> str:
         ) from None
 
 
-def new(file: Path, origin: str) -> LocalSigner:
+def new(file: Path, origin: str, kind: int = ED25519) -> LocalSigner:
     """A new key in a new file. Raises NoteError."""
-    made = LocalSigner(origin, secrets.token_bytes(32))
+    made = LocalSigner(origin, secrets.token_bytes(32), kind)
     PublicKey.parse(made.key.vkey)  # a name that is none is refused before it is written
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -75,5 +75,5 @@ def new(file: Path, origin: str) -> LocalSigner:
         Disk().sync_folder(file.parent)
     except OSError as error:
         raise NoteError(f"{file}: cannot make a key: {error.strerror}") from None
-    log.warning("made a new key for the ledger in %s; keep a copy apart from this machine, and give auditors: %s", file, made.key.vkey)
+    log.warning("made a new key in %s; keep a copy apart from this machine, and give auditors: %s", file, made.key.vkey)
     return made

@@ -92,6 +92,8 @@ class Ledger:
         self._dead = self._refused = self._absent = ""
         self.late = ""
         """Why records, although durable, are not sealed, or nothing."""
+        self.objection = ""
+        """What a witness holds against this ledger, when somebody asked one."""
         self._waiters = Waiters()
         self._index = self._kept = self._sealer.size  # of the next record that is written; of those that were acknowledged
         self._seq = 1 + _number(self._sealer.last)

@@ -91,3 +91,29 @@ def _span(low: int, high: int, at: Hashes) -> bytes:
 def _split(count: int) -> int:
     """The largest power of two that is smaller than `count`."""
     return 1 << ((count - 1).bit_length() - 1)
+
+
+def consistent(old: int, new: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> bool:
+    """Whether `path` shows that the tree of `new` leaves begins with that of `old` leaves (RFC 9162, section 2.1.4.2)."""
+    if old > new or old == 0 or old == new:
+        return not path and old <= new and (old != new or old_root == new_root)
+    rest = list(path)
+    if old & (old - 1) == 0:
+        rest.insert(0, old_root)  # the old tree is one complete subtree
+    if not rest:
+        return False
+    first, last = old - 1, new - 1
+    while first & 1:
+        first, last = first >> 1, last >> 1
+    before = after = rest[0]
+    for digest in rest[1:]:
+        if last == 0:
+            return False
+        if first & 1 or first == last:
+            before, after = node_hash(digest, before), node_hash(digest, after)
+            while first and not first & 1:
+                first, last = first >> 1, last >> 1
+        else:
+            after = node_hash(after, digest)
+        first, last = first >> 1, last >> 1
+    return last == 0 and (before, after) == (old_root, new_root)

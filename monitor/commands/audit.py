@@ -127,6 +127,26 @@ def key(
     print(found.vkey)
 
 
+@app.command()
+def witness(
+    log: Annotated[list[str], typer.Option("--log", help="The vkey of a log that is cosigned here; may be given often.")],
+    folder: Annotated[Path, typer.Option(help="Where the witness keeps its key and what it cosigned.")] = Path("barograph-witness"),
+    name: Annotated[str, typer.Option(help="The witness's name, when its key is made.")] = "witness.example/barograph",
+    listen: Annotated[str, typer.Option(help="HOST:PORT.")] = "127.0.0.1:8402",
+) -> None:
+    """Cosign other people's logs: a log that is rolled back or forked gets no signature. Run it where the log's keeper has no hand."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from monitor.commands.witness import serve
+    from monitor.config import Address
+
+    try:
+        where = TypeAdapter(Address).validate_python(listen)
+    except ValidationError as error:
+        raise BarographError(f"--listen: {error.errors()[0]['msg']}") from None
+    serve(folder, name, where, log)
+
+
 def _configured(config: Path | None) -> Path:
     from monitor.config import Config
 

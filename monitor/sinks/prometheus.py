@@ -153,6 +153,7 @@ class Metrics:
         self.records = counter("ledger_records", "Records in the ledger since the start")
         self.ledger_waiting = gauge("ledger_waiting", "Records that are not durable yet")
         self.ledger_sealed = gauge("ledger_sealed", "Records that the newest signed checkpoint covers")
+        self.unwitnessed = gauge("ledger_witnesses_missing", "Witnesses that did not cosign the newest checkpoint")
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
         self.publish_errors = counter("kafka_errors", "Failed attempts to publish")

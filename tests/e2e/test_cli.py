@@ -78,7 +78,7 @@ def test_bad_input_is_one_line(case: str, tmp_path: Path) -> None:
         ({"socket": "/no/such/folder/s.sock"}, r"folder /no/such/folder: .*; expected one that can be made"),
         ({"socket": "/tmp/" + "x" * 120}, r"expected at most 107"),
         ({"gateway": "{listen: '192.0.2.1:80'}"}, r"gateway: cannot listen on 192\.0\.2\.1:80 \(Cannot assign requested address\)"),
-        ({"sidecar": "{ledger: /proc/nope/l.jsonl}"}, r"ledger /proc/nope/l\.jsonl: "),
+        ({"sidecar": "{ledger: /proc/nope/l}"}, r"/proc/nope/l\.key: cannot make a key"),
     ],
 )
 def test_bad_configuration_is_one_line(rooms: dict[str, str], expected: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
 from probes.bank import Bank
+from tests import ledgers
 from tests.stack import Stack, eventually, free_port
 
 TOPIC = "barograph.verdicts"
@@ -102,20 +103,18 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path, bank: Bank) -> None:
     """The mark beside the ledger: a second publisher sends only what came since."""
     from prometheus_client import CollectorRegistry
 
-    from monitor.audit.ledger import Ledger
     from monitor.config import KafkaConfig
     from monitor.sinks.kafka import KafkaPublisher
     from monitor.sinks.prometheus import Metrics
     from probes.drift import Drift
 
-    ledger = Ledger(tmp_path / "ledger")
+    ledger = ledgers.ledger(tmp_path / "ledger")
     with broker(free_port(), tmp_path / "broker.log") as address:
         for turn in range(2):
             ledger.append("verdict", stream="s#0", turn=turn)
             ledger.append("stream", event="begin")
-            publisher = KafkaPublisher(
-                KafkaConfig(bootstrap=address), ledger.path, Metrics(CollectorRegistry(), bank.names, Drift(bank, 100))
-            )
+            assert ledger.flush()
+            publisher = KafkaPublisher(KafkaConfig(bootstrap=address), ledger, Metrics(CollectorRegistry(), bank.names, Drift(bank, 100)))
             publisher.start()
             publisher.close(timeout=20)
         assert [record["turn"] for record in consume(address, 2)] == [0, 1]
@@ -126,7 +125,6 @@ def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> N
     import numpy as np
     from prometheus_client import CollectorRegistry
 
-    from monitor.audit.ledger import Ledger
     from monitor.audit.recordings import RecordingError, recordings
     from monitor.config import KafkaConfig
     from monitor.pipeline.scores import ScoreLog
@@ -135,7 +133,7 @@ def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> N
     from monitor.sinks.prometheus import Metrics
     from probes.drift import Drift
 
-    ledger, table = Ledger(tmp_path / "ledger"), StreamTable(len(bank.names))
+    ledger, table = ledgers.ledger(tmp_path / "ledger"), StreamTable(len(bank.names))
     log = ScoreLog(bank.names, table, ledger)
     scores = np.random.default_rng(0).normal(0, 2, (2, 150, len(bank.names))).astype("<f2").astype(np.float32)
     streams = [table.open((name, 0), "source", number, 0.0) for number, name in enumerate("ab")]
@@ -147,9 +145,10 @@ def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> N
         log.frame(slots, np.full(2, position))
     for stream in streams:
         log.end(stream)
+    assert ledger.flush()
     with broker(free_port(), tmp_path / "broker.log") as address:
         metrics = Metrics(CollectorRegistry(), bank.names, Drift(bank, 100))
-        publisher = KafkaPublisher(KafkaConfig(bootstrap=address, scores_topic=SCORES), ledger.path, metrics)
+        publisher = KafkaPublisher(KafkaConfig(bootstrap=address, scores_topic=SCORES), ledger, metrics)
         publisher.start()
         publisher.close(timeout=20)
         back = recordings(f"kafka://{address}/{SCORES}", bank.names)

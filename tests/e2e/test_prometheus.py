@@ -137,8 +137,8 @@ def test_an_alert_comes_back_and_arms_a_rule(tmp_path: Path) -> None:
 
             def scraped() -> bool:
                 query = {"query": 'barograph_verdicts_total{rule="each",mode="armed",tenant=""}'}
-                found = httpx.get(f"http://127.0.0.1:{prometheus}/api/v1/query", params=query).json()["data"]["result"]
-                return bool(found)
+                answer = httpx.get(f"http://127.0.0.1:{prometheus}/api/v1/query", params=query)
+                return answer.status_code == 200 and bool(answer.json()["data"]["result"])  # 503 while it starts
 
             eventually(scraped, "Prometheus has seen the rule's series at 0", 60)
             for _ in range(3):
