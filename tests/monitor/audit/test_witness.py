@@ -40,6 +40,8 @@ def seat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             "audit",
             "witness",
             "--log",
+            SECOND.key.vkey,
+            "--log",
             LOG,
             "--folder",
             folder / "w",
@@ -120,7 +122,7 @@ def test_a_log_that_is_not_known_gets_nothing(seat: tuple[str, str], tmp_path: P
 
 
 def test_k_of_n(seat: tuple[str, str], tmp_path: Path) -> None:
-    gone = LocalSigner("witness.example/gone", bytes(range(1, 33)), COSIGNATURE).key.vkey
+    gone = LocalSigner("witness.example/gone", bytes(range(3, 35)), COSIGNATURE).key.vkey
     nowhere = (f"http://127.0.0.1:{free_port()}", gone)
     kept = Ledger(tmp_path / "l", [SECOND])
     kept.append("x")
@@ -128,7 +130,7 @@ def test_k_of_n(seat: tuple[str, str], tmp_path: Path) -> None:
     assert not Witnesses(kept.path, [seat, nowhere]).cosign()
     assert not (kept.path / "witnessed").exists()
     some = Witnesses(kept.path, [seat, nowhere], 1)
-    assert some.cosign()
+    assert some.cosign(), some.trouble
     assert nowhere[0] in some.trouble
     text = f"log {SECOND.key.vkey}\nwitness a {seat[1]}\nwitness b {gone}\ngroup both {{}} a b\nquorum both\n"
     assert verifier.verify(kept.path, [], verifier.Policy.read(text.format("any"))).problems == []
