@@ -20,6 +20,13 @@ class Disk:
         """A new file that is only ever appended to. The name is durable when its folder was synced."""
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
+    def overwrite(self, path: Path) -> int:
+        """A file that may be there from a try that came no further."""
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def make(self, folder: Path) -> None:
+        folder.mkdir(0o700)
+
     def append(self, file: int, data: bytes) -> None:
         if (written := os.write(file, data)) != len(data):
             raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes were written")
@@ -41,7 +48,7 @@ class Disk:
             path = path.parent
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                folder.mkdir(0o700)
+                self.make(folder)
             self.sync_folder(folder.parent)
 
     def sync_folder(self, path: Path) -> None:
@@ -60,7 +67,7 @@ class Disk:
             for path, data in files.items():
                 self.make_folder(path.parent)
                 draft = path.with_name(path.name + ".new")
-                file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                file = self.overwrite(draft)
                 waiting.append((file, draft, path))
                 self.append(file, data)
             for file, draft, path in waiting:
