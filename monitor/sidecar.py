@@ -11,6 +11,7 @@ import time
 
 from prometheus_client import CollectorRegistry
 
+from monitor import __version__
 from monitor.admin import canary
 from monitor.admin.access import Access
 from monitor.admin.app import admin_app
@@ -19,6 +20,7 @@ from monitor.admin.mailbox import Mailbox
 from monitor.admin.tasks import Tasks
 from monitor.audit import keys
 from monitor.audit.ledger import Ledger
+from monitor.audit.unfinished import unfinished
 from monitor.audit.witnesses import Witnesses
 from monitor.config import Config
 from monitor.gateway.gateway import Gateway
@@ -65,9 +67,12 @@ async def run(config: Config) -> None:
     admin = admin_app(gateway, commander, registry, rulebook, receiver, tasks, access, config.sidecar)
     servers.serve(admin, servers.bind("admin", config.sidecar.admin))
     receiver.start()
+    for begin in unfinished(ledger.path):  # of a sidecar that died: every generation has an end
+        ledger.append("stream", event="lost", stream=begin["stream"], source=begin.get("source", ""), why="the sidecar ended while it ran")
     ledger.append(
         "sidecar",
         event="start",
+        version=__version__,
         bank=bank.digest,
         bank_arrays=bank.card.arrays_sha256,
         bank_card=bank.card_sha256,
