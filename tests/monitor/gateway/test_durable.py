@@ -1,0 +1,121 @@
+"""What is acted on is durable first: nothing of it leaves while the disk takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Stage, chunk, error, scored, text, usage
+from tests.monitor.gateway.test_reroute import BAD, said, there
+from tests.monitor.gateway.test_reroute import RULES as TURNING
+
+HALTED = scored(chunk("", 0, role="assistant"), *(chunk(f"w{i} ", i + 1) for i in range(6)), usage(6), DONE, panic=BAD)
+QUIET = scored(chunk("", 0, role="assistant"), chunk("a", 1), chunk("b", 2, finish="stop"), usage(2), DONE, panic=(0.0, 0.0))
+
+
+class SlowDisk:
+    """Syncs come back half a second after `hold`, and then at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._free = threading.Event()
+        self._free.set()
+        sync = os.fdatasync
+
+        def slow(file: int) -> None:
+            self._free.wait(10)
+            sync(file)
+
+        monkeypatch.setattr(os, "fdatasync", slow)
+
+    def hold(self) -> None:
+        self._free.clear()
+        asyncio.get_running_loop().call_later(0.5, self._free.set)
+
+    def release(self) -> None:
+        self._free.set()
+
+    @property
+    def held(self) -> bool:
+        return not self._free.is_set()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
+    return SlowDisk(monkeypatch)
+
+
+def play(stage: Stage, disk: SlowDisk, script: Any, durability: str, **body: Any) -> tuple[httpx.Response, bool]:
+    """The answer, and whether the disk still took its time when it was whole."""
+
+    async def act(client: httpx.AsyncClient, scene: Scene) -> tuple[httpx.Response, bool]:
+        scene.rig.ledger.durability = durability  # type: ignore[assignment]
+        scene.rig.ledger.flush()
+        disk.hold()
+        answer = await client.post(CHAT, json={**ASK, **body})
+        held = disk.held
+        disk.release()
+        return answer, held
+
+    found: tuple[httpx.Response, bool] = stage.play(script, act, judge_timeout_s=5)
+    return found
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("durability", ["sync", "group", "async"])
+def test_a_halt_leaves_when_its_verdict_is_durable(stage: Stage, disk: SlowDisk, durability: str, stream: bool) -> None:
+    answer, held = play(stage, disk, HALTED, durability, stream=stream)
+    assert "content_filter" in answer.text
+    assert held is (durability == "async")
+
+
+@pytest.mark.parametrize("durability", ["sync", "group", "async"])
+def test_what_is_not_acted_on_waits_only_with_sync(stage: Stage, disk: SlowDisk, durability: str) -> None:
+    answer, held = play(stage, disk, QUIET, durability, stream=True)
+    assert text(answer) == "ab"
+    assert held is (durability != "sync")
+
+
+def test_a_target_is_asked_when_the_intent_is_durable(stage: Stage, disk: SlowDisk) -> None:
+    held: list[bool] = []
+    answers = there(*said("x "))
+
+    async def target(exchange: Exchange) -> None:
+        if exchange.asked.get("stream") if exchange.method == "POST" else False:
+            held.append(disk.held)
+        await answers(exchange)
+
+    async def act(client: httpx.AsyncClient, scene: Scene) -> httpx.Response:
+        await scene.gateway.engine.targets["safe"].look(scene.rig.pipeline.streams)
+        scene.rig.ledger.flush()
+        disk.hold()
+        return await client.post(CHAT, json={**ASK, "stream": True})
+
+    answer = stage.play(HALTED, act, there=target, rules=TURNING, judge_timeout_s=5)
+    assert text(answer).endswith("x ")
+    assert held == [False]
+
+
+@pytest.mark.parametrize("decision", ["closed", "open"])
+def test_a_disk_that_fails_is_a_setting(stage: Stage, monkeypatch: pytest.MonkeyPatch, decision: str) -> None:
+    async def script(exchange: Exchange) -> None:
+        stream = exchange.begin()
+        exchange.scene.rig.ledger.flush()
+        monkeypatch.setattr(os, "fdatasync", broken)
+        exchange.scores(stream, 0, *BAD)
+        exchange.start()
+        exchange.send(chunk("", 0, role="assistant"), *(chunk(f"w{i} ", i + 1) for i in range(6)), usage(6), DONE)
+
+    def broken(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    answer = stage.ask(script, settings={"on_ledger_failure": decision}, stream=True)
+    if decision == "closed":
+        assert error(answer)["code"] == "ledger"
+        assert "content_filter" not in answer.text
+    else:
+        assert "content_filter" in answer.text
