@@ -37,6 +37,7 @@ class Detour:
         self.taken: Target | None = None
         self.on_outcome: Callable[[Event], None] = lambda event: None
         self.judged = False
+        self.early, self.streams = 0, list[str]()  # tokens that left the target unjudged; its streams that a tap of ours scored
         self.relay: Relay | None = None  # where this sidecar judges the target
         self.whole: Whole | None = None
         self._asked = asked
@@ -164,9 +165,12 @@ class Detour:
         about = {**first.about, "model": target.config.model or first.about.get("model", "")}
         ticket = pipeline.streams.expect(request, about, first.conversation)
         self.judged = True
+        hold = Hold(target.upstream.config, pipeline.streams, ticket, pipeline.ledger, pipeline.metrics)
         try:
-            yield ticket, Hold(target.upstream.config, pipeline.streams, ticket, pipeline.ledger, pipeline.metrics)
+            yield ticket, hold
         finally:
+            self.early += hold.early
+            self.streams += [stream.name for stream in ticket.streams.values()]
             pipeline.streams.forget(ticket)
 
     @asynccontextmanager

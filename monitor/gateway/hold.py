@@ -42,7 +42,7 @@ RELEASE = Release()
 class Hold:
     """Judges the chunks of one request. Every decision without a good score is counted and in the ledger.
 
-    `opened`: the conditions under which something left all the same; `lagged`: whether a token left before it was judged.
+    `opened`: the conditions under which something left all the same; `lagged`: whether a token left before it was judged; `early`: how many did.
     """
 
     def __init__(self, config: GatewayConfig, streams: StreamTable, ticket: Ticket, ledger: Ledger, metrics: Metrics) -> None:
@@ -56,6 +56,7 @@ class Hold:
         self.mode = "strict" if self._ahead == 0 else "off" if self._ahead is None else "lag"
         self.opened: list[Condition] = []
         self.lagged = False
+        self.early = 0
 
     async def outcome(self, index: int, tokens: int) -> Outcome:
         """What becomes of the chunk that ends with token number `tokens` of choice `index`. Waits for its scores."""
@@ -126,6 +127,12 @@ class Hold:
             if isinstance(failure, Failure):
                 return failure
         return found
+
+    def left(self, index: int, first: int, end: int) -> None:
+        """The tokens of a choice from number `first` up to `end` leave now: those that nobody has judged yet are counted."""
+        stream = self._ticket.streams.get(index)
+        judged = int(self._streams.judged[stream.slot]) if stream is not None else 0
+        self.early += max(0, end - max(first, judged))
 
     def halted(self, late: int) -> None:
         """A reply was halted after `late` tokens from the verdict's own on had left."""

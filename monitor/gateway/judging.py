@@ -131,7 +131,8 @@ class Judging:
             course.take(Event.HALT if index in halted else event)
         pipeline.ledger.append(
             "reply", request=self._ticket.request, route=self.route, how=self.how(), outcome=reply.outcome, status=reply.status_code,
-            tokens=sum(counts.values()), choices=len(counts), halted=[verdict.rule.rule for verdict in halted.values()],
+            tokens=sum(counts.values()), early=self._hold.early + self._detour.early, choices=len(counts),
+            streams=[*(stream.name for stream in self._ticket.streams.values()), *self._detour.streams], halted=[verdict.rule.rule for verdict in halted.values()],
             course={str(index): [state.value for state in course.went] for index, course in self._relay.courses.items()},
             client_request=hashlib.sha256(self._client_id.encode()).hexdigest()[:32] if self._client_id else "",
         )  # fmt: skip

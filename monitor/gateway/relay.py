@@ -158,6 +158,7 @@ class Relay:
                 self._halt(chunk, part, found.verdict, first, end, out)
             return False
         self.counts[index] = end
+        self._hold.left(index, first, end)
         if part.get("finish_reason"):
             self._finished.add(index)
             self.course(index).take(Event.END)

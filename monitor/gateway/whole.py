@@ -114,6 +114,8 @@ class Whole:
         found = await self._hold.whole(range(self.asked.choices or 0), tokens)
         if isinstance(found, Failure):
             raise unjudged(found)
+        if tokens is not None:
+            self._hold.early += max(0, tokens - sum(self.counts.values()))
         if self._look():
             for _ in self.halted:
                 self._hold.halted(0)

@@ -263,7 +263,7 @@ class Pipeline:
         for first, reason in batch.refused:
             records.refused(batch.source, first, reason)
         for stream in batch.began:
-            records.began(stream)
+            records.began(stream, self.rules.digest)
         if batch.lost:
             records.gap(batch.source, batch.lost)
         if batch.checked:
@@ -277,7 +277,7 @@ class Pipeline:
         for stream, tokens in batch.ended:
             if self.scores is not None:
                 self.scores.end(stream)
-            records.ended(stream, tokens)
+            records.ended(stream, tokens, self.rules.digest)
 
     def publish(self, batch: Batch) -> None:
         for verdict in batch.verdicts:
@@ -361,7 +361,7 @@ class Pipeline:
         for stream in [stream for number, stream in source.streams.items() if number not in running]:
             if self.scores is not None:
                 self.scores.end(stream)
-            self._records.ended(stream, 0)
+            self._records.ended(stream, 0, self.rules.digest)
             self._end(source, stream)
         for begin in live.begins:
             self._begin(batch, begin)

@@ -50,20 +50,22 @@ class Records:
     def gap(self, source: Source, frames: int) -> None:
         self._ledger.append("gap", source=source.hello.source, frames=frames)
 
-    def began(self, stream: Stream) -> None:
+    def began(self, stream: Stream, rules: str) -> None:
         about = {name: str(stream.about.get(name, "")) for name in ("model", "tenant", "route", "adapter", "engine")}
         if self._conversations:
             about["conversation"] = stream.conversation
-        self._ledger.append("stream", event="begin", stream=stream.name, source=stream.source, request=about)
+        self._ledger.append("stream", event="begin", stream=stream.name, source=stream.source, rules=rules, request=about)
 
     def lost(self, stream: Stream) -> None:
         self._ledger.append("stream", event="lost", stream=stream.name, source=stream.source, tokens=int(self._streams.judged[stream.slot]))
 
-    def ended(self, stream: Stream, tokens: int) -> None:
+    def ended(self, stream: Stream, tokens: int, rules: str) -> None:
+        """With its coverage: tokens that the engine made, those that were scored and judged, and those whose scores never came."""
         slot = stream.slot
+        judged = int(self._streams.judged[slot])
         self._ledger.append(
-            "stream", event="end", stream=stream.name, source=stream.source, tokens=tokens, judged=int(self._streams.judged[slot]),
-            peak=self._named(self._streams.peak[slot]),
+            "stream", event="end", stream=stream.name, source=stream.source, rules=rules, tokens=tokens, judged=judged, dropped=max(0, tokens - judged),
+            gap=bool(self._streams.gap[slot]), nan=bool(self._streams.nan[slot]), peak=self._named(self._streams.peak[slot]),
         )  # fmt: skip
 
     def verdict(self, verdict: Verdict, stream: Stream, rules: str) -> None:
