@@ -84,7 +84,8 @@ class Ledger:
                 raise
         except OSError as error:
             raise LedgerError(f"ledger {path}: {error.strerror}; expected a folder that can be written") from None
-        self._change = threading.Condition()
+        lock = threading.Lock()
+        self._change, self._work = threading.Condition(lock), threading.Condition(lock)  # the second wakes the first thread only
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._lost: tuple[int, int] | None = None  # the first and the last number that no record has
@@ -176,7 +177,7 @@ class Ledger:
         """Wait, in a thread that may, until a checkpoint covers what was appended. Raises LedgerError when none comes."""
         with self._change:
             until = self._wanted = self._seq
-            self._change.notify_all()
+            self._work.notify()
             self._change.wait_for(lambda: self._sealed >= until or self.failed or self.late, seconds)
             if self._sealed < until:
                 raise LedgerError(f"ledger {self.path}: not sealed: {self.failed or self.late or 'the disk takes too long'}")
@@ -203,7 +204,7 @@ class Ledger:
             if self._closing:
                 return
             self._closing = True
-            self._change.notify_all()
+            self._work.notify()
         for thread in self._threads:
             thread.join(timeout=30)
         self._wal.close()
@@ -225,7 +226,7 @@ class Ledger:
         else:
             self._queue.append(_Waiting(seq, time.time(), time.monotonic(), kind, said))
             self._queued_bytes += len(said)
-            self._change.notify_all()
+            self._work.notify()
         return seq
 
     def _lose(self, seq: int, why: str) -> None:
@@ -252,7 +253,7 @@ class Ledger:
         try:
             while not (self._closing and not self._queue) and not self._dead:
                 with self._change:
-                    self._change.wait_for(lambda: self._queue or self._due() or self._closing, ASYNC_S)
+                    self._work.wait_for(lambda: self._queue or self._due() or self._closing, ASYNC_S)
                     batch = self._batch()
                 if batch and not self._write(batch):
                     continue
@@ -284,10 +285,7 @@ class Ledger:
 
     def _write(self, batch: list[_Waiting]) -> bool:
         """Whether the disk took it. What it refuses goes back to the head of the queue, and waits. Raises WalError."""
-        entries = [
-            record.leaf(each.said, kind=each.kind, seq=each.seq, time=round(each.at, 6), mono=round(each.mono, 6), schema=record.SCHEMA)
-            for each in batch
-        ]
+        entries = [_leaf(each) for each in batch]
         try:
             self._wal.append(self._index, entries)
         except OSError as error:
@@ -388,6 +386,21 @@ class Ledger:
             log.exception("ledger %s", self.path)
             self._die(f"a fault in the sealing thread: {type(error).__name__}: {error}")
         return False
+
+
+def _leaf(waiting: _Waiting) -> bytes:
+    about = {
+        "kind": waiting.kind,
+        "seq": waiting.seq,
+        "time": round(waiting.at, 6),
+        "mono": round(waiting.mono, 6),
+        "schema": record.SCHEMA,
+    }
+    try:
+        return record.leaf(waiting.said, **about)
+    except Exception as error:  # one record that can't be written down must not end them all
+        log.exception("ledger: record %d, %s", waiting.seq, waiting.kind)
+        return record.leaf(record.snapshot({"unwritable": f"{type(error).__name__}: {error}"[:300]}), **about)
 
 
 def _number(entry: bytes | None) -> int:

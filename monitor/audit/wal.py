@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,12 +100,13 @@ def read_record(file: BinaryIO, index: int) -> bytes | None:
 
 
 class Wal:
-    """The segment that is written now. One thread uses it. Raises OSError from every method that touches the disk."""
+    """The segment that is written now. One thread uses it, but for `there`. Raises OSError from every method that touches the disk."""
 
     def __init__(self, folder: Path, disk: Disk) -> None:
         self.folder, self._disk = folder, disk
         self._file = -1
         self._size = self._durable = 0
+        self._swap = threading.Lock()  # around what `there` compares
         self.path = folder
 
     def begin(self, index: int) -> None:
@@ -121,8 +123,9 @@ class Wal:
         except OSError:
             os.close(file)
             raise
-        self.close()
-        self._file, self._size, self._durable, self.path = file, 0, 0, path
+        with self._swap:
+            self.close()
+            self._file, self._size, self._durable, self.path = file, 0, 0, path
 
     def append(self, index: int, records: Sequence[bytes]) -> None:
         """Write records, the first of which is `index`. After an OSError nothing of them is left; WalError says that something may be."""
@@ -148,12 +151,14 @@ class Wal:
             self._durable = self._size
 
     def there(self) -> bool:
-        """Whether the segment is still the file that its path names, and as long as it was left."""
-        try:
-            named, held = os.stat(self.path), os.fstat(self._file)
-        except OSError:
-            return False
-        return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino) and held.st_size == self._size
+        """Whether the segment is still the file that its path names, and no shorter than it was left."""
+        with self._swap:
+            size = self._size  # before the look: what is being written makes it longer
+            try:
+                named, held = os.stat(self.path), os.fstat(self._file)
+            except OSError:
+                return False
+        return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino) and held.st_size >= size
 
     def close(self) -> None:
         if self._file >= 0:

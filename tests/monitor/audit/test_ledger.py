@@ -87,6 +87,30 @@ def test_a_record_too_large_says_what_it_leaves_out(tmp_path: Path) -> None:
     right(kept.path)
 
 
+def test_one_record_that_cannot_be_written_down_does_not_end_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, leaf = ledger(tmp_path / "l"), record.leaf
+
+    def fragile(said: bytes, **about: Any) -> bytes:
+        if b"fatal" in said:
+            raise RecursionError("too deep")
+        return leaf(said, **about)
+
+    monkeypatch.setattr(record, "leaf", fragile)
+    kept.append("x", value="fatal")
+    kept.append("x", value="harmless")
+    assert [each.get("unwritable", each.get("value")) for each in records(kept.path, kept)] == ["RecursionError: too deep", "harmless"]
+
+
+def test_a_look_while_it_is_written_finds_nothing_wrong(tmp_path: Path) -> None:
+    kept = ledger(tmp_path / "l", checkpoint_s=0.01)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        for _ in range(20):
+            kept.append("x")
+        kept.look()
+        assert kept.failed == ""
+
+
 def test_only_the_owner_reads_it(tmp_path: Path) -> None:
     kept = ledger(tmp_path / "l")
     kept.append("x")
