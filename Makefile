@@ -25,7 +25,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## every figure of the README, one JSON line each
-	@for claim in wire gateway_latency tap_overhead rules packs; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
+	@for claim in wire gateway_latency tap_overhead rules packs ledger; do $(BIN)/python -m benchmarks.$$claim || exit 1; done
 
 bench-vllm: $(VLLM)/.ready  ## those of docs/benchmarks.md
 	$(VLLM)/bin/python -m pip install --quiet --no-deps undercurrent==0.1.0

@@ -184,6 +184,7 @@ def test_ledger(stage: Stage, decision: str, monkeypatch: pytest.MonkeyPatch) ->
         await asyncio.sleep(0.2)
         monkeypatch.setattr(os, "write", full)
         exchange.scene.rig.ledger.append("test")
+        await exchange.scene.until(lambda: exchange.scene.rig.ledger.failed, "the disk has refused it")
         exchange.send(chunk("b", 2, finish="stop"), usage(2), DONE)
         await exchange.writer.drain()
         await asyncio.sleep(0.2)
