@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -125,6 +125,23 @@ def key(
     else:
         found = LocalSigner.parse(keys.read(path)).key
     print(found.vkey)
+
+
+@app.command()
+def pseudonym(
+    kind: Annotated[Literal["request", "conversation"], typer.Argument(help="What is looked for.")],
+    value: Annotated[str, typer.Argument(help="A client's X-Request-Id; or, of a conversation, its header.")],
+    tenant: Annotated[str, typer.Option(help="Whose conversation it is.")] = "",
+    ledger: LedgerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print the name that the ledger has for what a client sent. It takes the secret file beside the ledger, and holds until the next secret."""
+    from monitor.audit.pseudonyms import Pseudonyms, beside
+
+    file = beside(ledger or _configured(config))
+    if not file.is_file():
+        raise BarographError(f"{file}: no such file; expected the secret of the ledger's pseudonyms")
+    print(Pseudonyms(file).of(kind, value if kind == "request" else f"{tenant}\0{value}"))
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from monitor.audit.pseudonyms import Pseudonyms, beside
 from monitor.config import GatewayConfig
 from monitor.gateway.asked import Asked, Unreadable, refused_by_engine_only
 from monitor.gateway.dialect import error_body
@@ -48,6 +48,7 @@ class Gateway:
         self.metrics = pipeline.metrics
         ledger = pipeline.ledger
         self.orders = orders if orders is not None else Orders(ledger.path.with_name(ledger.path.name + ".orders"))
+        self.pseudonyms = Pseudonyms(beside(ledger.path))
         self.throttles = Throttles(pipeline.streams, self.orders, ledger)
         self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams), reader)
         pipeline.on_throttle = self.throttles.verdict
@@ -124,6 +125,7 @@ class Gateway:
         work = Judging(asked, request, self.engine, self.pipeline, hold, ticket)
         work.on_end = self._ended
         shown = request.headers.get(openai.REQUEST_ID_HEADER, "")[:256]
+        work.client = self.pseudonyms.of("request", shown) if shown else ""
         reply = Reply(work, {openai.REQUEST_ID_HEADER: shown or request_id}, self._limits)
         self.replies.add(reply)
         return reply
@@ -186,7 +188,7 @@ class Gateway:
         return ["no_tap"]
 
     def _about(self, request: Request, payload: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        """What rules may select by, and the conversation's key: a hash, since what clients send is not kept."""
+        """What rules may select by, and the conversation's pseudonym: what clients send is not kept."""
         config, given = self.config, request.headers
         about = {
             "model": str(payload.get("model", ""))[:256],
@@ -195,8 +197,7 @@ class Gateway:
             "header": {name.lower(): given[name][:256] for name in config.match_headers if name in given},
         }
         conversation = given.get(config.conversation_header, "") if config.conversation_header else ""
-        named = f"{about['tenant']}\0{conversation}".encode(errors="surrogatepass")
-        return about, hashlib.blake2b(named, digest_size=12).hexdigest() if conversation else ""
+        return about, self.pseudonyms.of("conversation", f"{about['tenant']}\0{conversation}") if conversation else ""
 
     def _refused(self, path: str, error: OpenAIError) -> Response:
         return Response(jsons.encode(error_body(path, error)), error.status, error.headers, "application/json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -76,6 +75,7 @@ class Judging:
         self._detour.on_outcome = self._relay.answered
         if config.targets:
             self._relay.plan = self._whole.plan = self._detour.plan
+        self.client = ""  # the pseudonym of the client's own id of the request
         self.on_end: Callable[[Judging, Reply[Any]], None] = lambda work, reply: None
 
     @property
@@ -134,7 +134,7 @@ class Judging:
             tokens=sum(counts.values()), early=self._hold.early + self._detour.early, choices=len(counts),
             streams=[*(stream.name for stream in self._ticket.streams.values()), *self._detour.streams], halted=[verdict.rule.rule for verdict in halted.values()],
             course={str(index): [state.value for state in course.went] for index, course in self._relay.courses.items()},
-            client_request=hashlib.sha256(self._client_id.encode()).hexdigest()[:32] if self._client_id else "",
+            client_request=self.client,
         )  # fmt: skip
         pipeline.streams.forget(self._ticket)
         if self._relay.fingerprint is not None:

@@ -66,12 +66,15 @@ def verified(stack: Stack) -> dict[str, object]:
 
 
 def test_what_happened_is_proved_without_the_sidecar(stack: Stack) -> None:
-    assert stack.chat(headers={"x-tenant": "bad"}).json()["choices"][0]["finish_reason"] == "content_filter"
+    assert stack.chat(headers={"x-tenant": "bad", "x-request-id": "mine"}).json()["choices"][0]["finish_reason"] == "content_filter"
     (verdict,) = stack.ledger("verdict")
     eventually(lambda: stack.metric("barograph_ledger_sealed") > verdict["seq"], "the verdict is sealed")
     barograph("audit", "prove", verdict["seq"], "--ledger", stack.ledger_path, "--out", stack.folder / "evidence")
     assert json.loads((stack.folder / "evidence" / f"{verdict['seq']}.json").read_bytes()) == verdict
     assert (stack.folder / "evidence" / f"{verdict['seq']}.tlog-proof").read_text().startswith("c2sp.org/tlog-proof@v1\nindex ")
+    eventually(lambda: stack.ledger("reply"), "the reply is recorded")
+    known = barograph("audit", "pseudonym", "request", "mine", "--ledger", stack.ledger_path).strip()
+    assert [record["client_request"] for record in stack.ledger("reply")] == [known]
     assert "no record 9999999 to prove" in barograph("audit", "prove", 9999999, "--ledger", stack.ledger_path, code=2)
     assert json.loads(barograph("audit", "tail", stack.ledger_path, "--kind", "verdict").splitlines()[-1]) == verdict
     eventually(lambda: (stack.ledger_path / "witnessed").exists(), "a witness has cosigned")

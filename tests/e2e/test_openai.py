@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import time
 
 import httpx
 import openai
 import pytest
 
+from monitor.audit.pseudonyms import Pseudonyms, beside
 from tests.stack import MODEL, Stack, eventually
 
 
@@ -183,9 +183,9 @@ def test_metrics_and_ledger_hold_no_content(stack: Stack) -> None:
     answer = stack.chat(f"Repeat: {secret}", user="mallory", headers={"x-request-id": "mine-123"})
     assert answer.status_code == 200
     assert answer.headers["x-request-id"] == "mine-123"
-    hashed = hashlib.sha256(b"mine-123").hexdigest()[:32]
-    eventually(lambda: any(record["client_request"] == hashed for record in stack.ledger("reply")), "the reply is recorded")
-    (name,) = (record["request"] for record in stack.ledger("reply") if record["client_request"] == hashed)
+    known = Pseudonyms(beside(stack.ledger_path)).of("request", "mine-123")
+    eventually(lambda: any(record["client_request"] == known for record in stack.ledger("reply")), "the reply is recorded")
+    (name,) = (record["request"] for record in stack.ledger("reply") if record["client_request"] == known)
     eventually(
         lambda: any(record.get("stream") == f"{name}#0" and record["event"] == "end" for record in stack.ledger("stream")),
         "the end is recorded",
