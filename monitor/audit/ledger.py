@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -64,7 +65,7 @@ class Ledger:
         """Opens or makes the ledger in the folder `path`, and seals what an earlier process left. Raises LedgerError, WalError or NoteError."""
         self.path, self.durability, self.checkpoint_s = path, durability, checkpoint_s
         self._disk = disk = disk or Disk()
-        if path.is_file():
+        if os.path.isfile(path):
             raise LedgerError(
                 f"ledger {path}: a file, as older versions wrote them; expected a folder. Name another path as sidecar.ledger"
             )

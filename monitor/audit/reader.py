@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,8 +24,8 @@ class Reader:
 
     def __init__(self, folder: Path, at: int = 0) -> None:
         self.folder, self.at = folder, at
-        if not (folder / "checkpoint").is_file():
-            what = "a file" if folder.is_file() else "no such ledger" if not folder.exists() else "a folder without a checkpoint"
+        if not os.path.isfile(folder / "checkpoint"):
+            what = "a file" if os.path.isfile(folder) else "a folder without a checkpoint" if os.path.isdir(folder) else "no such ledger"
             raise ReadError(f"cannot read {folder}: {what}; expected the folder of a ledger")
         self._tiles = Tiles(folder, self._sealed())
         self._bundle: tuple[int, list[bytes]] = (-1, [])

@@ -128,6 +128,25 @@ def key(
 
 
 @app.command()
+def rotate(
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why: the ledger keeps it.")],
+    ledger: LedgerOption = None,
+    file: Annotated[Path | None, typer.Option(help="The key's file; by default the configured one.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Give the ledger a new key, while no sidecar writes it. Both keys sign the checkpoint that covers the change."""
+    from monitor.audit import keys
+    from monitor.config import Config
+
+    settings = Config.load(config)
+    folder = ledger or settings.sidecar.ledger
+    if not reason.strip():
+        raise BarographError("a change of keys needs a reason; expected one that a reader of the ledger understands")
+    old, new, kept = keys.rotate(folder, file or settings.audit.key or keys.beside(folder), reason)
+    print(f"old  {old.vkey}\nnew  {new.vkey}\nboth signed {kept}: give it to auditors with the new key")
+
+
+@app.command()
 def pseudonym(
     kind: Annotated[Literal["request", "conversation"], typer.Argument(help="What is looked for.")],
     value: Annotated[str, typer.Argument(help="A client's X-Request-Id; or, of a conversation, its header.")],
