@@ -232,6 +232,9 @@ class AuditConfig(_Frozen):
         description="sync: no token leaves before what led to it is durable. group: nothing is acted on before. async: nobody waits",
     )
     checkpoint_s: float = Field(10, gt=0, le=3600, description="how long a record may wait for a signed checkpoint that covers it")
+    checkpoints: Path | None = Field(
+        None, description="a file to which each new checkpoint is appended: on another disk, or one that only grows"
+    )
     witnesses: tuple[WitnessConfig, ...] = Field((), max_length=16, description="who cosigns checkpoints")
     quorum: int | None = Field(None, ge=0, description="so many of them make a checkpoint a witnessed one; by default all")
     heartbeat_s: float = Field(60, ge=1, le=3600, description="when nothing happens, so often a record says so")

@@ -8,6 +8,7 @@ import json
 import logging
 import signal
 import time
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -22,7 +23,7 @@ from monitor.audit import keys
 from monitor.audit.ledger import Ledger
 from monitor.audit.unfinished import unfinished
 from monitor.audit.witnesses import Witnesses
-from monitor.config import Config
+from monitor.config import AuditConfig, Config
 from monitor.gateway.gateway import Gateway
 from monitor.gateway.trial import Trial
 from monitor.gateway.wrapper import Reader
@@ -88,7 +89,7 @@ async def run(config: Config) -> None:
         if config.sidecar.kafka.commands is not None:
             mailbox = Mailbox(config.sidecar.kafka, config.sidecar.kafka.commands, commander, metrics)
             mailbox.start()
-    tasks.keep("ledger", lambda: _tend(ledger, pipeline, config.audit.heartbeat_s))
+    tasks.keep("ledger", lambda: _tend(ledger, pipeline, config.audit))
     if config.audit.witnesses:
         witnesses = Witnesses(ledger.path, [(each.url, each.vkey) for each in config.audit.witnesses], config.audit.quorum)
         tasks.keep("witnesses", lambda: _witness(ledger, witnesses, metrics))
@@ -129,18 +130,30 @@ def _ledger(config: Config) -> Ledger:
     )
 
 
-async def _tend(ledger: Ledger, pipeline: Pipeline, heartbeat_s: float) -> None:
+async def _tend(ledger: Ledger, pipeline: Pipeline, audit: AuditConfig) -> None:
     """Once a second a look at the ledger; and when nothing else was recorded for a while, a sign of life: silence is to be seen."""
-    counted, newest, since = 0, ledger.newest, time.monotonic()
+    counted, newest, since, copied = 0, ledger.newest, time.monotonic(), ledger.checkpoint.size
     while True:
         await asyncio.sleep(1)
         ledger.look()
         if newest != ledger.newest:
             newest, since = ledger.newest, time.monotonic()
-        elif time.monotonic() - since >= heartbeat_s:
+        elif time.monotonic() - since >= audit.heartbeat_s:
             ledger.append("heartbeat", taps=len(pipeline.sources), streams=len(pipeline.streams.by_slot), lost=ledger.failed)
+        if audit.checkpoints is not None and ledger.checkpoint.size != copied:
+            copied = ledger.checkpoint.size
+            await asyncio.to_thread(_copy, ledger, audit.checkpoints)
         pipeline.metrics.records.inc(ledger.records - counted)
         counted = ledger.records
+
+
+def _copy(ledger: Ledger, file: Path) -> None:
+    """The newest checkpoint, behind those of before and an empty line. A file that takes none is said once for each."""
+    try:
+        with file.open("ab") as copies:
+            copies.write((ledger.path / "checkpoint").read_bytes() + b"\n")
+    except OSError as error:
+        log.error("audit.checkpoints: %s: %s", file, error)
 
 
 async def _witness(ledger: Ledger, witnesses: Witnesses, metrics: Metrics) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def verify(
         list[str] | None, typer.Option("--key", "-k", help="The log's vkey, from somewhere else than the ledger's folder.")
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A tlog-policy file: logs, witnesses, and how many of them must agree.")] = None,
-    since: Annotated[list[Path] | None, typer.Option(help="A checkpoint that was kept earlier; may be given often.")] = None,
+    since: Annotated[list[Path] | None, typer.Option(help="A file of checkpoints that were kept earlier; may be given often.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
@@ -44,7 +45,7 @@ def verify(
             raise BarographError(
                 "no key of the log is given; expected --key VKEY (`barograph audit key` prints it), or a policy with a log line"
             )
-        report = verifier.verify(folder, keys, trusted, [each.read_bytes() for each in since or []])
+        report = verifier.verify(folder, keys, trusted, [note for each in since or [] for note in _notes(each)])
     except (verifier.Wrong, OSError) as error:
         raise BarographError(f"cannot verify {folder}: {error}") from None
     if as_json:
@@ -187,6 +188,14 @@ def _configured(config: Path | None) -> Path:
     from monitor.config import Config
 
     return Config.load(config).sidecar.ledger
+
+
+def _notes(file: Path) -> list[bytes]:
+    """The signed notes of a file, one behind the other, as `audit.checkpoints` keeps them."""
+    found = re.findall(rb"(?:[^\n]+\n)+\n(?:\xe2\x80\x94 [^\n]+\n)+", file.read_bytes())
+    if not found:
+        raise BarographError(f"{file}: it holds no checkpoint; expected signed notes")
+    return found
 
 
 def _tell(report: Any) -> None:

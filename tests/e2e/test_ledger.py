@@ -50,7 +50,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     witness = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment())
     assert witness.stdout is not None
     cosigner = witness.stdout.readline().strip()
-    audit = {"key": str(folder / "audit.key"), "checkpoint_s": 0.5, "witnesses": [{"url": f"http://127.0.0.1:{port}", "vkey": cosigner}]}
+    audit = {
+        "key": str(folder / "audit.key"),
+        "checkpoint_s": 0.5,
+        "heartbeat_s": 1,
+        "checkpoints": str(folder / "kept"),
+        "witnesses": [{"url": f"http://127.0.0.1:{port}", "vkey": cosigner}],
+    }
     try:
         with Stack(folder, {"audit": audit, "gateway": {"tenant_header": "x-tenant"}}, rules=RULES) as running:
             (folder / "policy").write_text(f"log {vkey}\nwitness w {cosigner}\nquorum w\n")
@@ -80,6 +86,12 @@ def test_what_happened_is_proved_without_the_sidecar(stack: Stack) -> None:
     eventually(lambda: (stack.ledger_path / "witnessed").exists(), "a witness has cosigned")
     said = barograph("audit", "verify", stack.ledger_path, "--policy", stack.folder / "policy")
     assert "nothing is wrong" in said
+    eventually(lambda: len(stack.ledger("heartbeat")) >= 2, "it shows that it lives")
+    eventually(lambda: (stack.folder / "kept").read_bytes().count(b"test.example/barograph\n") >= 2, "checkpoints are kept elsewhere")
+    barograph("audit", "verify", stack.ledger_path, "--policy", stack.folder / "policy", "--since", stack.folder / "kept")
+    assert "holds no checkpoint" in barograph(
+        "audit", "verify", stack.ledger_path, "--policy", stack.folder / "policy", "--since", stack.folder / "policy", code=2
+    )
     other = "other.example/log+" + "0" * 8 + "+AAAA"
     assert "cannot verify" in barograph("audit", "verify", stack.ledger_path, "--key", other, code=2)
     assert "no key of the log is given" in barograph("audit", "verify", stack.ledger_path, code=2)
