@@ -158,6 +158,13 @@ def opened(note: bytes, logs: list[Key], policy: Policy) -> Head:
     return Head(*head, frozenset(witnessed))
 
 
+def plain(path: Path) -> bytes:
+    """A file of the ledger's, never one that could keep its reader waiting."""
+    if not path.is_file() or path.stat().st_size > 1 << 25:
+        raise Wrong(f"{path}: missing, no plain file, or too large")
+    return path.read_bytes()
+
+
 class Peaks:
     """Roots of the complete subtrees from left to right, the largest first: all that a growing tree needs."""
 
@@ -265,26 +272,19 @@ class Ledger:
         """A tile or bundle and how much is in it: the partial one of this width, or the full one that has taken its place."""
         parts = f"{index:,}".split(",")
         full = self.folder.joinpath("tile", level, *(f"x{part:0>3}" for part in parts[:-1]), f"{parts[-1]:0>3}")
-        try:
-            if width < 256 and not full.is_file():
-                return full.with_name(full.name + ".p").joinpath(str(width)).read_bytes(), width
-            return full.read_bytes(), 256
-        except OSError as error:
-            raise Wrong(f"{full.relative_to(self.folder)}, {width} wide: {error.strerror}") from None
+        if width < 256 and not full.is_file():
+            return plain(full.with_name(f"{full.name}.p") / str(width)), width
+        return plain(full), 256
 
 
 def verify(folder: Path, keys: list[Key], policy: Policy | None = None, since: list[bytes] | None = None) -> Report:
     """Everything that the files of a ledger can show. Raises Wrong when there is no checkpoint to hold them against."""
-    policy = policy or Policy()
-    logs = keys + policy.logs
-    try:
-        head = witnessed = opened((folder / "checkpoint").read_bytes(), logs, policy)
-        earlier = [opened(note, logs, policy) for note in since or []]
-        if not policy.met(set(head.witnesses)) and (folder / "witnessed").is_file():
-            witnessed = opened((folder / "witnessed").read_bytes(), logs, policy)
-            earlier.append(witnessed)
-    except OSError as error:
-        raise Wrong(str(error)) from None
+    logs = keys + (policy := policy or Policy()).logs
+    head = witnessed = opened(plain(folder / "checkpoint"), logs, policy)
+    earlier = [opened(note, logs, policy) for note in since or []]
+    if not policy.met(set(head.witnesses)) and (folder / "witnessed").is_file():
+        witnessed = opened(plain(folder / "witnessed"), logs, policy)
+        earlier.append(witnessed)
     report = Report(head.origin, head.size, base64.b64encode(head.root).decode(), head.size - witnessed.size)
     if not policy.met(set(witnessed.witnesses)):
         report.wrong(f"no checkpoint has the quorum '{policy.quorum}'; cosigned by: {', '.join(sorted(witnessed.witnesses)) or 'nobody'}")

@@ -19,11 +19,12 @@ from zlib import crc32
 
 from monitor.audit.disk import Disk
 from monitor.errors import BarographError
-from probes.files import open_plain
+from probes.files import read_plain
 
 HEAD = struct.Struct("<4sIQQI")
 MARK = b"BGWR"
 MAX_RECORD = 1 << 16
+MAX_SEGMENT = 1 << 30  # far more than a writer lets come together
 NAME = re.compile(r"([0-9]{20})\.wal")
 
 
@@ -44,8 +45,7 @@ class Segment:
     @classmethod
     def read(cls, path: Path) -> Segment:
         """Raises WalError for damage in front of something durable, OSError when it can't be read."""
-        with open_plain(path) as file:
-            raw = file.read()
+        raw = read_plain(path, MAX_SEGMENT)
         first = index = int(path.name[:20])
         records, at = [], 0
         while (found := _record(raw, at)) and found[0] == index:

@@ -496,6 +496,8 @@ ATTACKS: dict[str, Callable[[Path], object]] = {
     "a bundle cut": lambda path: os.truncate(path / "tile" / "entries" / "001", 500),
     "bundles swapped": _swapped,
     "an upper tile changed": lambda path: next((path / "tile" / "1").rglob("2")).write_bytes(bytes(64)),
+    "a bundle that is a pipe": lambda path: ((path / "tile" / "entries" / "001").unlink(), os.mkfifo(path / "tile" / "entries" / "001")),
+    "a bundle of any size": lambda path: os.truncate(path / "tile" / "entries" / "001", 1 << 42),
     "a bundle with more": lambda path: (path / "tile" / "entries" / "001").open("ab").write(b"\0\2{}"),
 }
 
