@@ -327,20 +327,20 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     disk = Faulty(only="append")
     kept = ledger(tmp_path / "l", checkpoint_s=600, disk=disk)
     disk.at, disk.lasting = len(disk.calls), True
-    for _ in range(9):
+    kept.append("x")
+    eventually(lambda: "No space left" in kept.failed, "the disk refuses")
+    for _ in range(20):
         kept.append("x")
-        time.sleep(0.01)
-    assert "No space left" in kept.failed
     disk.at = -1
     eventually(lambda: not kept._refused, "the disk takes again")
     kept.look()  # nothing else comes
     eventually(lambda: not kept.failed, "the loss is named")
     found = records(kept.path, kept)
     loss = next(each for each in found if each["kind"] == "ledger")
-    assert (loss["event"], loss["last"]) == ("lost", 8)
-    assert [each["seq"] for each in found] == [*range(loss["first"]), 9]
+    assert (loss["event"], loss["last"]) == ("lost", 20)
+    assert [each["seq"] for each in found] == [*range(loss["first"]), 21]
     kept.close()
-    assert right(kept.path).lost == 9 - loss["first"]
+    assert right(kept.path).lost == 21 - loss["first"]
 
 
 def test_after_a_failed_sync_nothing_is_acknowledged_any_more(tmp_path: Path) -> None:

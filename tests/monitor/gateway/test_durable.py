@@ -19,7 +19,7 @@ QUIET = scored(chunk("", 0, role="assistant"), chunk("a", 1), chunk("b", 2, fini
 
 
 class SlowDisk:
-    """Syncs come back half a second after `hold`, and then at once."""
+    """After `hold` syncs come back late: after `seconds`, or when they are released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._free = threading.Event()
@@ -27,14 +27,15 @@ class SlowDisk:
         sync = os.fdatasync
 
         def slow(file: int) -> None:
-            self._free.wait(10)
+            self._free.wait(60)
             sync(file)
 
         monkeypatch.setattr(os, "fdatasync", slow)
 
-    def hold(self) -> None:
+    def hold(self, seconds: float | None) -> None:
         self._free.clear()
-        asyncio.get_running_loop().call_later(0.5, self._free.set)
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self._free.set)
 
     def release(self) -> None:
         self._free.set()
@@ -49,13 +50,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
     return SlowDisk(monkeypatch)
 
 
-def play(stage: Stage, disk: SlowDisk, script: Any, durability: str, **body: Any) -> tuple[httpx.Response, bool]:
-    """The answer, and whether the disk still took its time when it was whole."""
+def play(stage: Stage, disk: SlowDisk, script: Any, durability: str, waits: bool, **body: Any) -> tuple[httpx.Response, bool]:
+    """The answer, and whether the disk still took its time when it was whole. Where nobody is to wait, the disk never comes back."""
 
     async def act(client: httpx.AsyncClient, scene: Scene) -> tuple[httpx.Response, bool]:
         scene.rig.ledger.durability = durability  # type: ignore[assignment]
         scene.rig.ledger.flush()
-        disk.hold()
+        disk.hold(0.5 if waits else None)
         answer = await client.post(CHAT, json={**ASK, **body})
         held = disk.held
         disk.release()
@@ -68,14 +69,14 @@ def play(stage: Stage, disk: SlowDisk, script: Any, durability: str, **body: Any
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("durability", ["sync", "group", "async"])
 def test_a_halt_leaves_when_its_verdict_is_durable(stage: Stage, disk: SlowDisk, durability: str, stream: bool) -> None:
-    answer, held = play(stage, disk, HALTED, durability, stream=stream)
+    answer, held = play(stage, disk, HALTED, durability, durability != "async", stream=stream)
     assert "content_filter" in answer.text
     assert held is (durability == "async")
 
 
 @pytest.mark.parametrize("durability", ["sync", "group", "async"])
 def test_what_is_not_acted_on_waits_only_with_sync(stage: Stage, disk: SlowDisk, durability: str) -> None:
-    answer, held = play(stage, disk, QUIET, durability, stream=True)
+    answer, held = play(stage, disk, QUIET, durability, durability == "sync", stream=True)
     assert text(answer) == "ab"
     assert held is (durability != "sync")
 
@@ -92,7 +93,7 @@ def test_a_target_is_asked_when_the_intent_is_durable(stage: Stage, disk: SlowDi
     async def act(client: httpx.AsyncClient, scene: Scene) -> httpx.Response:
         await scene.gateway.engine.targets["safe"].look(scene.rig.pipeline.streams)
         scene.rig.ledger.flush()
-        disk.hold()
+        disk.hold(0.5)
         return await client.post(CHAT, json={**ASK, "stream": True})
 
     answer = stage.play(HALTED, act, there=target, rules=TURNING, judge_timeout_s=5)
