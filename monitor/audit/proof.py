@@ -23,7 +23,7 @@ def prove(folder: Path, number: int) -> tuple[bytes, str]:
         checkpoint = read_plain(folder / "checkpoint", note.MAX_NOTE)
     except OSError as error:
         raise ProofError(f"cannot read {folder / 'checkpoint'}: {error.strerror}; expected the folder of a ledger") from None
-    size = note.Checkpoint.parse(note.parse(checkpoint)[0]).size
+    size = note.Checkpoint.unverified(checkpoint).size
     tiles = Tiles(folder, size)
     index = _index(tiles, number)
     entry = tiles.entry(index)

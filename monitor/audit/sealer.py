@@ -52,11 +52,6 @@ class Sealer:
         return self.checkpoint.size
 
     @property
-    def taken(self) -> int:
-        """Records that are in the tree, sealed or about to be."""
-        return self._edge.size
-
-    @property
     def last(self) -> bytes | None:
         """The last record that was taken."""
         if self._edge.bundle:

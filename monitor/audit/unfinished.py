@@ -20,7 +20,7 @@ def unfinished(folder: Path) -> list[dict[str, Any]]:
 
     Raises TileError, OSError, NoteError.
     """
-    size = note.Checkpoint.parse(note.parse(read_plain(folder / "checkpoint", note.MAX_NOTE))[0]).size
+    size = note.Checkpoint.unverified(read_plain(folder / "checkpoint", note.MAX_NOTE)).size
     tiles = Tiles(folder, size)
     began: dict[str, dict[str, Any]] = {}
     ended: set[str] = set()

@@ -46,8 +46,7 @@ class Witnesses:
     def cosign(self) -> bool:
         """Whether the newest checkpoint has its quorum now. Raises OSError when it can't be kept."""
         signed = read_plain(self._folder / "checkpoint", note.MAX_NOTE)
-        text, _ = note.parse(signed)
-        checkpoint = Checkpoint.parse(text)
+        checkpoint = Checkpoint.unverified(signed)
         found = [line for seat in self.seats if (line := self._ask(seat, signed, checkpoint))]
         if len(found) < self.quorum:
             return False
