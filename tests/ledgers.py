@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +38,17 @@ def said(path: Path, kept: Ledger | None = None) -> str:
 
 def records(path: Path, kept: Ledger | None = None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said(path, kept).splitlines()]
+
+
+@contextmanager
+def witness(folder: Path, port: int, *logs: str) -> Iterator[str]:
+    """Our witness of these logs, in a process of its own. Gives its vkey."""
+    known = [word for vkey in logs for word in ("--log", vkey)]
+    command = [sys.executable, "-m", "monitor", "audit", "witness", *known, "--folder", str(folder), "--listen", f"127.0.0.1:{port}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(timeout=20)

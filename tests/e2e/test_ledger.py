@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.stack import ADMIN_TOKEN, Stack, environment, eventually, free_port
+from tests import ledgers
+from tests.stack import ADMIN_TOKEN, Stack, eventually, free_port
 
 RULES = """
 rules:
@@ -34,36 +35,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     port = free_port()
     os.environ.pop("BAROGRAPH_AUDIT_KEY", None)
     vkey = barograph("audit", "key", "--new", "test.example/barograph", "--file", folder / "audit.key").splitlines()[0]
-    command = [
-        sys.executable,
-        "-m",
-        "monitor",
-        "audit",
-        "witness",
-        "--log",
-        vkey,
-        "--folder",
-        folder / "w",
-        "--listen",
-        f"127.0.0.1:{port}",
-    ]
-    witness = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment())
-    assert witness.stdout is not None
-    cosigner = witness.stdout.readline().strip()
-    audit = {
-        "key": str(folder / "audit.key"),
-        "checkpoint_s": 0.5,
-        "heartbeat_s": 1,
-        "checkpoints": str(folder / "kept"),
-        "witnesses": [{"url": f"http://127.0.0.1:{port}", "vkey": cosigner}],
-    }
-    try:
+    with ledgers.witness(folder / "w", port, vkey) as cosigner:
+        audit = {
+            "key": str(folder / "audit.key"), "checkpoint_s": 0.5, "heartbeat_s": 1, "checkpoints": str(folder / "kept"),
+            "witnesses": [{"url": f"http://127.0.0.1:{port}", "vkey": cosigner}],
+        }  # fmt: skip
         with Stack(folder, {"audit": audit, "gateway": {"tenant_header": "x-tenant"}}, rules=RULES) as running:
             (folder / "policy").write_text(f"log {vkey}\nwitness w {cosigner}\nquorum w\n")
             yield running
-    finally:
-        witness.terminate()
-        witness.wait(timeout=10)
 
 
 def verified(stack: Stack) -> dict[str, object]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,7 +20,7 @@ from monitor.audit.note import COSIGNATURE, Checkpoint, LocalSigner
 from monitor.audit.tiles import Edge
 from monitor.audit.witness import Witness
 from monitor.audit.witnesses import Witnesses
-from tests.ledgers import SIGNER, ledger
+from tests.ledgers import SIGNER, ledger, witness
 from tests.stack import eventually, free_port
 
 FOREIGN = Path(__file__).parents[3] / ".venv-tlog" / "bin" / "aics-witness"
@@ -32,43 +32,31 @@ SECOND = LocalSigner("second.example/log", bytes(range(1, 33)))
 def seat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The URL and the vkey of a running witness of the tests' logs."""
     folder, port = tmp_path_factory.mktemp(request.param), free_port()
-    if request.param == "ours":
-        command = [
-            sys.executable,
-            "-m",
-            "monitor",
-            "audit",
-            "witness",
-            "--log",
-            SECOND.key.vkey,
-            "--log",
-            LOG,
-            "--folder",
-            folder / "w",
-            "--listen",
-            f"127.0.0.1:{port}",
-        ]
-    else:
-        if not FOREIGN.exists():
-            pytest.skip("no foreign witness: `make test` installs it where there is a Python 3.12")
-        config = folder / "witness.json"
-        made = subprocess.run(
-            [FOREIGN, "init", "--config", config, "--name", "witness.example/foreign", "--listen", f"127.0.0.1:{port}"],
-            capture_output=True, text=True, check=True, timeout=60,
-        )  # fmt: skip
-        for key in (SIGNER.key, SECOND.key):
-            subprocess.run([FOREIGN, "add-log", "--config", config, "--origin", key.name, "--vkey", key.vkey], check=True, timeout=60)
-        vkey = next(word for word in made.stdout.replace('"', " ").split() if word.startswith("witness.example/foreign+"))
-        command = [FOREIGN, "serve", "--config", config]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
+    with ExitStack() as running:
         if request.param == "ours":
-            assert process.stdout is not None
-            vkey = process.stdout.readline().strip()
+            vkey = running.enter_context(witness(folder / "w", port, LOG, SECOND.key.vkey))
+        else:
+            vkey = running.enter_context(foreign(folder, port))
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: httpx.post(f"{url}/add-checkpoint", content=b"x").status_code == 400, "the witness answers", 60)
         yield url, vkey
+
+
+@contextmanager
+def foreign(folder: Path, port: int) -> Iterator[str]:
+    if not FOREIGN.exists():
+        pytest.skip("no foreign witness: `make test` installs it where there is a Python 3.12")
+    config = ("--config", folder / "witness.json")
+    made = subprocess.run(
+        [FOREIGN, "init", *config, "--name", "witness.example/foreign", "--listen", f"127.0.0.1:{port}"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    for key in (SIGNER.key, SECOND.key):
+        subprocess.run([FOREIGN, "add-log", *config, "--origin", key.name, "--vkey", key.vkey], check=True, timeout=60)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([FOREIGN, "serve", *config], stdout=log, stderr=log)
+    try:
+        yield next(word for word in made.stdout.replace('"', " ").split() if word.startswith("witness.example/foreign+"))
     finally:
         process.terminate()
         process.wait(timeout=20)
