@@ -181,11 +181,11 @@ class Commander:
 
     async def _freeze(self, command: Command, issuer: str) -> Outcome:
         if command.verb == "freeze":
-            self._rulebook.freeze(f"{issuer}: {command.reason}")
+            self._rulebook.freeze(command.reason, issuer)
         elif not self._rulebook.frozen:
             raise CommandError("rules are not frozen")
         else:
-            self._rulebook.thaw()
+            self._rulebook.thaw(command.reason, issuer)
         return {"frozen": self._rulebook.frozen}
 
     def _order(self, command: Command, issuer: str, verb: Any) -> Order:

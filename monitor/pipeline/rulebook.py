@@ -75,15 +75,15 @@ class Rulebook:
         self._pipeline = pipeline
         self._gauges()
 
-    def reload(self, by: str) -> str:
+    def reload(self, by: str, reason: str = "") -> str:
         """Read the file anew and swap. Returns the digest. Raises RuleError, and the rules before it stay."""
-        return self._swap(by, self._compiled())
+        return self._swap(by, reason, self._compiled())
 
-    async def reload_beside(self, by: str) -> str:
+    async def reload_beside(self, by: str, reason: str = "") -> str:
         """The same, reading and compiling beside the event loop: a thousand rules take a second, and replies wait for nothing."""
         async with self._one_at_a_time:
             self._thawed(by)
-            return self._swap(by, await asyncio.to_thread(self._compiled))
+            return self._swap(by, reason, await asyncio.to_thread(self._compiled))
 
     def _thawed(self, by: str) -> None:
         if reason := self.frozen:
@@ -99,7 +99,7 @@ class Rulebook:
         finally:
             self._seen = reading.seen
 
-    def _swap(self, by: str, engine: RuleEngine | str) -> str:
+    def _swap(self, by: str, reason: str, engine: RuleEngine | str) -> str:
         self._thawed(by)  # nothing was frozen before the rules were compiled; by now it may be
         if isinstance(engine, str):
             self._refuse(by, engine)
@@ -109,24 +109,24 @@ class Rulebook:
             self._apply()  # its modes stand before running streams are looked at by them
             if self._pipeline is not None:
                 self._pipeline.use(engine)
-            self._record("reloaded", engine.ruleset, by=by)
+            self._record("reloaded", engine.ruleset, by=by, reason=reason)
             log.info("rules %s in force, %d rules (by %s)", engine.digest[:12], len(engine.rules), by)
         self._gauges()
         return engine.digest
 
-    def freeze(self, reason: str) -> None:
+    def freeze(self, reason: str, by: str) -> None:
         """Block reloads until `thaw`. Raises RuleError when the disk refuses: then nothing is frozen."""
         try:
-            _replace(self._freeze, reason or "frozen")
+            _replace(self._freeze, f"{by}: {reason}")
         except OSError as error:
             raise RuleError(f"cannot freeze: {self._freeze}: {error.strerror}; expected a folder that can be written") from None
-        self._ledger.append("rules", event="frozen", reason=reason, digest=self.engine.digest)
+        self._ledger.append("rules", event="frozen", by=by, reason=reason, digest=self.engine.digest)
         self._gauges()
 
-    def thaw(self) -> None:
+    def thaw(self, reason: str, by: str) -> None:
         if self.frozen:
             self._freeze.unlink(missing_ok=True)
-            self._ledger.append("rules", event="thawed", digest=self.engine.digest)
+            self._ledger.append("rules", event="thawed", by=by, reason=reason, digest=self.engine.digest)
         self._gauges()
 
     def alerts(self, payload: dict[str, Any]) -> dict[str, str]:

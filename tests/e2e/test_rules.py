@@ -168,13 +168,13 @@ def test_a_reload_between_frames_by_file_signal_and_api(stack: Stack) -> None:
     assert digest() == second
     stack.processes["sidecar"].send_signal(signal.SIGHUP)
     eventually(lambda: stack.log("sidecar").count("did you mean 'panic'?") >= 2, "the signal was heard")
-    assert stack.change("/rules/reload").status_code == 409
+    assert stack.change("/rules/reload", {"reason": "a test"}).status_code == 409
     stack.change("/rules/freeze", {"reason": "incident"})
     path.write_text(RULES)
-    assert stack.change("/rules/reload").json()["error"] == "reloads are frozen: incident"
+    assert stack.change("/rules/reload", {"reason": "a test"}).json()["error"] == "reloads are frozen: admin: incident"
     assert digest() == second
-    stack.change("/rules/thaw")
-    assert stack.change("/rules/reload").json()["digest"] == first
+    stack.change("/rules/thaw", {"reason": "over"})
+    assert stack.change("/rules/reload", {"reason": "a test"}).json()["digest"] == first
     events = [record["event"] for record in stack.ledger("rules")]
     assert {"loaded", "reloaded", "refused", "frozen", "thawed"} <= set(events)
     assert "Traceback" not in stack.log("sidecar")
@@ -188,7 +188,7 @@ def test_a_reload_in_the_middle_of_streams_loses_none(stack: Stack) -> None:
         chunks.append(chunk)
         if i % 10 == 5:
             path.write_text(RULES.replace("for: 5 tokens", f"for: {6 + i} tokens"))
-            assert stack.change("/rules/reload").status_code == 200
+            assert stack.change("/rules/reload", {"reason": "a test"}).status_code == 200
     assert all("error" not in chunk for chunk in chunks)
     end = stack.ledger("stream")[-1]
     assert end["tokens"] == end["judged"]

@@ -74,7 +74,7 @@ def test_what_is_not_allowed_is_refused_in_one_line(stack: Stack) -> None:
     good = path.read_text()
     try:
         path.write_text(good.replace("dose: -0.1", "dose: -0.15"))
-        answer = stack.change("/rules/reload")
+        answer = stack.change("/rules/reload", {"reason": "a test"})
         assert answer.status_code == 409
         assert "rule 'push' steers with a dose of -0.15; tap.steer.max_dose is 0.1" in answer.text
     finally:

@@ -90,15 +90,16 @@ def test_a_missing_file_keeps_the_old_rules_too(shelf: Shelf) -> None:
 
 
 def test_a_freeze_blocks_reloads_and_outlives_a_restart(shelf: Shelf, tmp_path: Path) -> None:
-    shelf.book.freeze("incident 12")
+    shelf.book.freeze("incident 12", "ann")
     shelf.file.write_text(rules(("a", 5, "alert", "armed")))
     again = Rulebook(shelf.file, probe_facts(), shelf.ledger)  # a restart reads the file as it is
-    assert again.frozen == "incident 12"
-    with pytest.raises(RuleError, match="reloads are frozen: incident 12"):
+    assert again.frozen == "ann: incident 12"
+    with pytest.raises(RuleError, match="reloads are frozen: ann: incident 12"):
         shelf.book.reload("SIGHUP")
-    shelf.book.thaw()
+    shelf.book.thaw("over", "ann")
     assert shelf.book.reload("SIGHUP") == again.engine.digest
-    assert len(shelf.records("frozen")) == len(shelf.records("thawed")) == 1
+    (frozen,), (thawed,) = shelf.records("frozen"), shelf.records("thawed")
+    assert (frozen["by"], frozen["reason"], thawed["by"], thawed["reason"]) == ("ann", "incident 12", "ann", "over")
 
 
 def alert(status: str, name: str = "x", **labels: str) -> dict[str, Any]:
@@ -153,7 +154,7 @@ async def until(check: Callable[[], bool]) -> None:
 
 def test_a_frozen_change_is_refused_once(shelf: Shelf) -> None:
     async def run() -> None:
-        shelf.book.freeze("incident")
+        shelf.book.freeze("incident", "ann")
         watching = asyncio.create_task(shelf.book.watch())
         shelf.file.write_text(rules(("a", 5, "alert", "armed")))
         await until(lambda: bool(shelf.records("refused")))
@@ -207,9 +208,9 @@ def test_a_freeze_while_rules_are_compiled_keeps_them_out(shelf: Shelf, monkeypa
         shelf.file.write_text(rules(("a", 5, "alert", "armed")))
         reload = asyncio.create_task(shelf.book.reload_beside("api"))
         await asyncio.to_thread(compiling.wait, 10)
-        shelf.book.freeze("incident")
+        shelf.book.freeze("incident", "ann")
         go_on.set()
-        with pytest.raises(RuleError, match="frozen: incident"):
+        with pytest.raises(RuleError, match="frozen: ann: incident"):
             await reload
 
     asyncio.run(run())
@@ -222,9 +223,9 @@ def test_what_lies_where_the_freeze_does_freezes(shelf: Shelf) -> None:
     os.mkfifo(place)
     with pytest.raises(RuleError, match=r"frozen: .*no plain file"):
         shelf.book.reload("api")
-    shelf.book.freeze("incident")
-    assert shelf.book.frozen == "incident"
-    shelf.book.thaw()
+    shelf.book.freeze("incident", "ann")
+    assert shelf.book.frozen == "ann: incident"
+    shelf.book.thaw("over", "ann")
     assert shelf.book.frozen == ""
 
 
@@ -286,11 +287,15 @@ def client(shelf: Shelf, **guard: Any) -> TestClient:
 def test_the_admin_api(shelf: Shelf) -> None:
     web = client(shelf, is_open=True)
     assert [rule["mode"] for rule in web.get("/rules").json()["rules"]] == ["armed", "shadow"]
-    assert web.post("/rules/reload", json={}).json() == {"digest": shelf.book.engine.digest}
-    assert web.post("/rules/freeze", json={"reason": "r"}).json() == {"frozen": "r"}
-    answer = web.post("/rules/reload", json={})
-    assert (answer.status_code, answer.json()["error"]) == (409, "reloads are frozen: r")
-    assert web.post("/rules/thaw", json={}).json() == {"frozen": ""}
+    assert web.post("/rules/reload", json={"reason": "r"}).json() == {"digest": shelf.book.engine.digest}
+    assert web.post("/rules/freeze", json={"reason": "r"}).json() == {"frozen": "open: r"}
+    answer = web.post("/rules/reload", json={"reason": "r"})
+    assert (answer.status_code, answer.json()["error"]) == (409, "reloads are frozen: open: r")
+    assert web.post("/rules/thaw", json={"reason": "r"}).json() == {"frozen": ""}
+    for path in ("/rules/reload", "/rules/freeze", "/rules/thaw"):
+        for said in ({}, {"reason": " "}, {"reason": 3}, {"reason": "x" * 501}):
+            answer = web.post(path, json=said)
+            assert (answer.status_code, "needs a reason" in answer.text) == (400, True)
     assert web.post("/alertmanager", json=alert("firing", barograph_arm="b")).json() == {"modes": {"b": "armed"}}
     assert web.post("/alertmanager", content=b"{", headers={"content-type": "application/json"}).status_code == 400
     for bad in ({}, {"alerts": 3}, {"alerts": ["x"]}, {"alerts": [{"labels": []}]}):
