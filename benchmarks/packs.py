@@ -102,7 +102,7 @@ def main() -> None:
     if options.ledger is not None:
         recorded = recordings(str(options.ledger), bank.names)
     else:
-        settings = {"gateway": {"conversation_header": "x-conversation", "max_requests": 64}, "sidecar": {"record_scores": True}}
+        settings = {"gateway": {"conversation_header": "x-conversation", "max_requests": 64}, "audit": {"level": "scores"}}
         with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), settings) as stack:
             asyncio.run(talk(stack))
             eventually(lambda: stack.metric("barograph_streams_running") == 0, "all streams are over")

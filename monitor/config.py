@@ -8,9 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from monitor import models
+from monitor.audit.archive import Place
+from monitor.audit.levels import Level, LevelRule, Levels
+from monitor.audit.retention import FLOOR_DAYS, Retention
 from monitor.errors import ConfigError
 from probes import bank
 from probes.files import read_plain
@@ -182,7 +185,7 @@ class KafkaConfig(_Frozen):
     bootstrap: str
     topic: str = Field("barograph.verdicts", pattern=r"^[A-Za-z0-9._-]{1,249}$")
     scores_topic: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where recorded scores go, with sidecar.record_scores"
+        None, pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where recorded scores go, with audit.level: scores"
     )
     commands: CommandsConfig | None = Field(None, description="take commands from policy engines; without it none are read")
     username: str | None = None
@@ -206,7 +209,6 @@ class SidecarConfig(_Frozen):
     self_check: Literal["required", "off"] = Field(
         "required", description="whether a tap must prove itself on the running engine before its scores count"
     )
-    record_scores: bool = Field(False, description="write every stream's scores to the ledger, for replay")
     canary_every_s: float | None = Field(None, ge=60, description="send the bank's canaries so often; by default only on demand")
     drift_tokens: int = Field(5000, ge=100, description="half-life of the running score distribution that is compared with the card's")
 
@@ -216,6 +218,51 @@ class WitnessConfig(_Frozen):
 
     url: str = Field(pattern=r"^https?://\S{1,500}$")
     vkey: str
+
+
+LevelName = Literal["none", "metadata", "scores", "content"]
+
+
+class LevelConfig(_Frozen):
+    """How much is kept of some requests: of one of these tenants, models and routes; what is left out matches all."""
+
+    level: LevelName
+    tenants: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+
+
+class RetentionConfig(_Frozen):
+    """How long things are kept. Once a day what is older goes, unless a hold or a freeze stands."""
+
+    days: float | None = Field(None, gt=0, description="records; without it they are kept for good")
+    content_days: float | None = Field(30, gt=0, description="content")
+    basis: str = Field("", max_length=500, description="the law that lets records go before six months; the ledger keeps it")
+
+    @model_validator(mode="after")
+    def _keeps_six_months(self) -> RetentionConfig:
+        if objection := self.plain.objection:
+            raise ValueError(objection)
+        return self
+
+    @property
+    def plain(self) -> Retention:
+        return Retention(self.days, self.content_days, self.basis)
+
+
+class ArchiveConfig(_Frozen):
+    """Where the sealed ledger is copied to: S3-compatible storage. Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else the machine's role."""
+
+    endpoint: str = Field(pattern=r"^https?://[^\s/]{1,250}$")
+    bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    prefix: str = Field("", max_length=500, pattern=r"^[A-Za-z0-9._/-]*$")
+    lock: Literal["compliance", "governance", "none"] = Field("governance", description="the object lock that each object gets")
+    days: float = Field(FLOOR_DAYS, gt=0, description="how long it is locked")
+    every_s: float = Field(3600, ge=1, le=86_400, description="how often the sidecar copies what is new")
+
+    @property
+    def place(self) -> Place:
+        return Place(self.endpoint, self.bucket, self.prefix, self.lock, self.days)
 
 
 class AuditConfig(_Frozen):
@@ -237,7 +284,17 @@ class AuditConfig(_Frozen):
     )
     witnesses: tuple[WitnessConfig, ...] = Field((), max_length=16, description="who cosigns checkpoints")
     quorum: int | None = Field(None, ge=0, description="so many of them make a checkpoint a witnessed one; by default all")
+    level: LevelName = Field("metadata", description="how much is kept of a request: none, metadata, scores (every token's), content")
+    policy: tuple[LevelConfig, ...] = Field((), max_length=100, description="levels of some requests; the first that matches counts")
+    subject_header: str | None = Field(None, description="the header that says whose content it is, for `audit erase`")
+    retention: RetentionConfig = RetentionConfig()
+    archive: ArchiveConfig | None = Field(None, description="where sealed records are copied to; only what is there is purged then")
     heartbeat_s: float = Field(60, ge=1, le=3600, description="when nothing happens, so often a record says so")
+
+    @property
+    def levels(self) -> Levels:
+        rules = (LevelRule(Level[rule.level.upper()], rule.tenants, rule.models, rule.routes) for rule in self.policy)
+        return Levels(Level[self.level.upper()], tuple(rules))
 
 
 class Config(_Frozen):

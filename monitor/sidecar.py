@@ -17,13 +17,15 @@ from monitor.admin import canary
 from monitor.admin.access import Access
 from monitor.admin.app import admin_app
 from monitor.admin.commander import Commander
+from monitor.admin.custodian import custody_of, keep, open_ledger
 from monitor.admin.mailbox import Mailbox
 from monitor.admin.tasks import Tasks
-from monitor.audit import keys
 from monitor.audit.ledger import Ledger
+from monitor.audit.levels import Level
 from monitor.audit.unfinished import unfinished
 from monitor.audit.witnesses import Witnesses
 from monitor.config import AuditConfig, Config
+from monitor.gateway.contents import Contents
 from monitor.gateway.gateway import Gateway
 from monitor.gateway.trial import Trial
 from monitor.gateway.wrapper import Reader
@@ -52,20 +54,23 @@ async def run(config: Config) -> None:
     registry = CollectorRegistry()
     drift = Drift(bank, config.sidecar.drift_tokens)
     metrics = Metrics(registry, bank.names, drift)
-    ledger = _ledger(config)
+    ledger = open_ledger(config)
+    custody = custody_of(config, ledger)
     orders = Orders(config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".orders"))
     rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger, rulefiles.abilities(config), orders)
     kafka = KafkaPublisher(config.sidecar.kafka, ledger, metrics) if config.sidecar.kafka else None
     pipeline = Pipeline(Parts(
-        bank, rulebook.engine, ledger, metrics, drift, config.sidecar, frozenset(config.gateway.tenants), proof, kafka.notify if kafka else lambda: None,
+        bank, rulebook.engine, ledger, metrics, drift, config.sidecar, frozenset(config.gateway.tenants), proof, config.audit.levels,
+        kafka.notify if kafka else lambda: None,
     ))  # fmt: skip
     rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
-    gateway = Gateway(config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None)
+    contents = Contents(ledger, config.audit.subject_header) if config.audit.levels.highest >= Level.CONTENT else None
+    gateway = Gateway(config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None, contents)
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
     tasks = Tasks(metrics)
     commander = Commander(gateway, rulebook, config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".commands"))
-    admin = admin_app(gateway, commander, registry, rulebook, receiver, tasks, access, config.sidecar)
+    admin = admin_app(gateway, commander, registry, rulebook, receiver, tasks, access, config.sidecar, custody)
     servers.serve(admin, servers.bind("admin", config.sidecar.admin))
     receiver.start()
     for begin in unfinished(ledger.path):  # of a sidecar that died: every generation has an end
@@ -90,6 +95,7 @@ async def run(config: Config) -> None:
             mailbox = Mailbox(config.sidecar.kafka, config.sidecar.kafka.commands, commander, metrics)
             mailbox.start()
     tasks.keep("ledger", lambda: _tend(ledger, pipeline, config.audit))
+    tasks.keep("archive and retention", lambda: keep(config, custody, metrics))
     if config.audit.witnesses:
         witnesses = Witnesses(ledger.path, [(each.url, each.vkey) for each in config.audit.witnesses], config.audit.quorum)
         tasks.keep("witnesses", lambda: _witness(ledger, witnesses, metrics))
@@ -109,6 +115,8 @@ async def run(config: Config) -> None:
         if mailbox is not None:
             await asyncio.to_thread(mailbox.close)
         receiver.close()
+        if contents is not None:
+            await asyncio.to_thread(contents.close)
         ledger.append("sidecar", event="stop")
         await asyncio.to_thread(ledger.close)
         if kafka is not None:
@@ -118,16 +126,6 @@ async def run(config: Config) -> None:
 async def _reload(rulebook: Rulebook) -> None:
     with contextlib.suppress(RuleError):  # said, counted and recorded
         await rulebook.reload_beside("SIGHUP")
-
-
-def _ledger(config: Config) -> Ledger:
-    audit, path = config.audit, config.sidecar.ledger
-    return Ledger(
-        path,
-        [keys.signer(audit.key or keys.beside(path), audit.origin, path, audit.sign_with, audit.vkey)],
-        audit.durability,
-        audit.checkpoint_s,
-    )
 
 
 async def _tend(ledger: Ledger, pipeline: Pipeline, audit: AuditConfig) -> None:

@@ -14,11 +14,13 @@ from monitor.admin import live as live_view
 from monitor.admin.access import Access
 from monitor.admin.commander import Commander
 from monitor.admin.commands import command_routes
+from monitor.admin.custodian import custody_routes
 from monitor.admin.guard import Guard, is_loopback
 from monitor.admin.health import health_of
 from monitor.admin.live import Views
 from monitor.admin.rules import rule_routes
 from monitor.admin.tasks import Tasks
+from monitor.audit.custody import Custody
 from monitor.config import SidecarConfig
 from monitor.gateway.gateway import Gateway
 from monitor.http.responses import EventStream
@@ -28,7 +30,7 @@ from monitor.pipeline.rulebook import Rulebook
 
 def admin_app(
     gateway: Gateway, commander: Commander, registry: CollectorRegistry, rulebook: Rulebook, receiver: Receiver, tasks: Tasks, access: Access,
-    config: SidecarConfig,
+    config: SidecarConfig, custody: Custody,
 ) -> Starlette:  # fmt: skip
     """Metrics, health, the live view, commands, and what changes the rules."""
     pipeline = gateway.pipeline
@@ -61,6 +63,7 @@ def admin_app(
             Route("/metrics", metrics),
             *rule_routes(rulebook),
             *command_routes(commander, gateway),
+            *custody_routes(custody),
         ],
         middleware=[Middleware(Guard, hosts, access, is_loopback(config.admin[0]), config.admin_open)],
     )

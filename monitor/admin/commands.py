@@ -24,7 +24,7 @@ READABLE = {
 }  # fmt: skip
 CHANGING = {
     "/rules/reload": "read the rule files anew (admin)", "/rules/freeze": "block reloads", "/rules/thaw": "allow reloads again (admin)",
-    "/alertmanager": "Alertmanager's webhook",
+    "/alertmanager": "Alertmanager's webhook", "/audit": "an act on the ledger: hold, release, purge, erase, or the note of a look into it",
 }  # fmt: skip
 
 

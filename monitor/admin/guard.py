@@ -13,6 +13,7 @@ from monitor.admin.access import TOKEN, Access, Person, Role
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/live", "/health"})  # an orchestrator asks these without a token, and gets a status and nothing else
+EVIDENCE = frozenset({"/audit"})  # auditors too; which act is whose is said there
 ADMINS = frozenset({"/rules/reload", "/rules/thaw"})
 
 
@@ -59,6 +60,12 @@ class Guard:
             return _no(415, "expected content-type: application/json")
         if person is None:
             return self._unknown()
+        if scope["path"] in EVIDENCE:
+            return (
+                None
+                if person.role is not Role.VIEWER
+                else _no(403, f"the token of {person.name} has role viewer; expected auditor, operator or admin")
+            )
         if not person.role.commands or (scope["path"] in ADMINS and person.role is not Role.ADMIN):
             wanted = "admin" if scope["path"] in ADMINS else "operator or admin"
             return _no(403, f"the token of {person.name} has role {person.role.value}; expected {wanted}")

@@ -64,10 +64,10 @@ class Ledger:
     ) -> None:
         """Opens or makes the ledger in the folder `path`, and seals what an earlier process left. Raises LedgerError, WalError or NoteError."""
         self.path, self.durability, self.checkpoint_s = path, durability, checkpoint_s
-        self._disk = disk = disk or Disk()
+        self.disk = disk = disk or Disk()
         if os.path.isfile(path):
             raise LedgerError(
-                f"ledger {path}: a file, as older versions wrote them; expected a folder. Name another path as sidecar.ledger"
+                f"ledger {path}: a file, as older versions wrote them; expected a folder. Name another path as sidecar.ledger, and take it over: barograph audit import {path} --reason …"
             )
         try:
             disk.make_folder(path)
@@ -211,7 +211,7 @@ class Ledger:
         self._wal.close()
         if self._sealed >= self._seq and not self._dead:
             with contextlib.suppress(OSError):  # it holds nothing that is not sealed
-                self._disk.remove(self._wal.path)
+                self.disk.remove(self._wal.path)
         self._lock.release()
 
     # What the callers' threads do, with the condition held.

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from monitor.audit import merkle, note
-from monitor.audit.tiles import Tiles
+from monitor.audit.tiles import Tiles, kept_from
 from monitor.errors import BarographError
 from probes.files import read_plain
 
@@ -33,7 +33,8 @@ def prove(folder: Path, number: int) -> tuple[bytes, str]:
 
 def _index(tiles: Tiles, number: int) -> int:
     """Where a record lies. Numbers grow, and lost ones leave holes, so none lies behind its number."""
-    low, high = 0, min(number + 1, tiles.size)
+    first = kept_from(tiles.folder)
+    low, high = first, max(first, min(number + 1, tiles.size))
     while low < high:
         middle = (low + high) // 2
         if int(msgspec.json.decode(tiles.entry(middle))["seq"]) < number:
@@ -41,6 +42,12 @@ def _index(tiles: Tiles, number: int) -> int:
         else:
             high = middle
     if low >= tiles.size or int(msgspec.json.decode(tiles.entry(low))["seq"]) != number:
-        why = "it was lost, and a record says so" if low < tiles.size else f"the newest checkpoint covers {tiles.size} records"
+        why = (
+            "it was purged"
+            if low == first > 0
+            else "it was lost"
+            if low < tiles.size
+            else f"the newest checkpoint covers {tiles.size} records"
+        )
         raise ProofError(f"{tiles.folder}: no record {number} to prove: {why}")
     return low

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from monitor.audit import note, wal
-from monitor.audit.tiles import WIDTH, TileError, Tiles
+from monitor.audit.tiles import WIDTH, TileError, Tiles, kept_from
 from monitor.errors import BarographError
 from probes.files import open_plain, read_plain
 
@@ -20,13 +20,14 @@ class ReadError(BarographError):
 
 
 class Reader:
-    """Goes from record `at` on. It trusts what it reads: whether that is genuine is the verifier's to say. Raises ReadError."""
+    """Goes from record `at` on, or from the first that was not purged. It trusts what it reads: whether that is genuine is the verifier's to say. Raises ReadError."""
 
     def __init__(self, folder: Path, at: int = 0) -> None:
-        self.folder, self.at = folder, at
+        self.folder = folder
         if not os.path.isfile(folder / "checkpoint"):
             what = "a file" if os.path.isfile(folder) else "a folder without a checkpoint" if os.path.isdir(folder) else "no such ledger"
             raise ReadError(f"cannot read {folder}: {what}; expected the folder of a ledger")
+        self.at = max(at, kept_from(folder))
         self._tiles = Tiles(folder, self._sealed())
         self._bundle: tuple[int, list[bytes]] = (-1, [])
         self._file: BinaryIO | None = None

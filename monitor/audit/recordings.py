@@ -36,7 +36,7 @@ def recordings(source: str, probes: tuple[str, ...]) -> list[Recording]:
         read = _from_records(_ledger(Path(source)), probes, source)
     if not read:
         raise RecordingError(
-            f"{source}: no recorded scores; expected records of the kind 'scores', which a sidecar with sidecar.record_scores: true writes"
+            f"{source}: no recorded scores; expected records of the kind 'scores', which a sidecar with audit.level: scores writes"
         )
     return read
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -30,19 +31,33 @@ def bundle_path(index: int, width: int = WIDTH) -> str:
     return _path("entries", index, width)
 
 
+def kept_from(folder: Path) -> int:
+    """The first record that is still there: 0, or a multiple of 256 where the oldest bundles were purged."""
+    if os.path.exists(folder / bundle_path(0)):
+        return 0
+    home = folder / "tile" / "entries"
+    full, partial = [], [0]  # a partial one that a full one took the place of may have been left
+    for parent, below, files in os.walk(home):
+        above = "".join(part.removeprefix("x") for part in Path(parent).relative_to(home).parts)
+        if not parent.endswith(".p"):
+            full += [int(above + name) for name in files if name.isdigit()]
+            partial += [int(above + name.removesuffix(".p")) for name in below if name.endswith(".p")]
+    return min(full, default=max(partial)) * WIDTH
+
+
 def pack(entries: Iterable[bytes]) -> bytes:
     return b"".join(struct.pack(">H", len(entry)) + entry for entry in entries)
 
 
 def unpack(bundle: bytes, width: int) -> list[bytes]:
     """The entries of a bundle. Raises ValueError unless there are `width` of them and nothing else."""
-    entries, at = [], 0
-    while at < len(bundle):
-        end = at + 2 + int.from_bytes(bundle[at : at + 2])
-        if end > len(bundle):
-            raise ValueError("it ends in the middle of an entry")
+    entries, at, size = [], 0, len(bundle)
+    while at + 1 < size:
+        end = at + 2 + (bundle[at] << 8 | bundle[at + 1])
         entries.append(bundle[at + 2 : end])
         at = end
+    if at != size:
+        raise ValueError("it ends in the middle of an entry")
     if len(entries) != width:
         raise ValueError(f"it holds {len(entries)} entries; expected {width}")
     return entries

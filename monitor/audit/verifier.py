@@ -7,16 +7,14 @@ other, and each loss must be named. Checkpoints that somebody kept show that not
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-sha256 = hashlib.sha256
 
 
 class Wrong(Exception):
@@ -25,13 +23,14 @@ class Wrong(Exception):
 
 @dataclass
 class Report:
-    """What was seen. `silence`: the longest time between two records, in seconds. `unwitnessed`: records behind the last checkpoint with a quorum."""
+    """What was seen. `silence`: the longest time between two records, in seconds. `unwitnessed`: records behind the last checkpoint with a quorum. `purged`: old records whose hashes alone are left."""
 
     origin: str
     records: int
     root: str
     unwitnessed: int = 0
     lost: int = 0
+    purged: int = 0
     first: float = 0.0
     last: float = 0.0
     silence: float = 0.0
@@ -159,32 +158,17 @@ def opened(note: bytes, logs: list[Key], policy: Policy) -> Head:
 
 
 def plain(path: Path) -> bytes:
-    """A file of the ledger's, never one that could keep its reader waiting."""
     if not path.is_file() or path.stat().st_size > 1 << 25:
         raise Wrong(f"{path}: missing, no plain file, or too large")
     return path.read_bytes()
 
 
-class Peaks:
-    """Roots of the complete subtrees from left to right, the largest first: all that a growing tree needs."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._peaks: list[tuple[int, bytes]] = []
-
-    def push(self, digest: bytes) -> None:
-        self.size, level, peaks = self.size + 1, 0, self._peaks
-        while peaks and peaks[-1][0] == level:
-            digest = sha256(b"\1" + peaks.pop()[1] + digest).digest()
-            level += 1
-        peaks.append((level, digest))
-
-    @property
-    def root(self) -> bytes:
-        digest = b""
-        for _, left in reversed(self._peaks):
-            digest = sha256(b"\1" + left + digest).digest() if digest else left
-        return digest or sha256(b"").digest()
+def joined(hashes: list[bytes]) -> list[bytes]:
+    """The root over them: pairs become one, level by level, and a last one without a neighbour goes up as it is."""
+    while len(hashes) > 1:
+        pairs = zip(hashes[::2], hashes[1::2], strict=False)
+        hashes = [sha256(b"\1" + left + right).digest() for left, right in pairs] + hashes[-1:] * (len(hashes) % 2)
+    return hashes
 
 
 class Ledger:
@@ -192,55 +176,71 @@ class Ledger:
 
     def __init__(self, folder: Path, head: Head, earlier: list[Head], report: Report) -> None:
         self.folder, self.head, self.report = folder, head, report
-        self._earlier = sorted(earlier, key=lambda each: each.size)
-        self._peaks = Peaks()
+        self._earlier = sorted((each for each in earlier if each.size), key=lambda each: each.size)
+        self._size = 0
         self._rows: list[list[bytes]] = [[]]  # per level: hashes of its unfinished tile
-        self._number, self._time = -1, 0.0
+        self._number, self._time, self._said_purged = -1, 0.0, 0
 
     def walk(self) -> None:
         """Raises Wrong for a file that is missing or torn: what lies behind it can't be told apart."""
-        self._compare()
         size = self.head.size
         for index in range(-(-size // 256)):
             width = min(256, size - index * 256)
-            bundle, held = self._read("entries", index, width)
-            at = 0
+            if self.report.purged == index * 256 and width == 256 and not self._path("entries", index).exists():
+                self._purged(index)
+                continue
+            (bundle, held), at = self._read("entries", index, width), 0
             while at < len(bundle) and (end := at + 2 + int.from_bytes(bundle[at : at + 2])) <= len(bundle):
                 if len(self._rows[0]) < width:
-                    self._entry(bundle[at + 2 : end])
+                    self._record(bundle[at + 2 : end])
+                    self._leaf(sha256(b"\0" + bundle[at + 2 : end]).digest())
                 at, held = end, held - 1
             if at != len(bundle) or held:
                 raise Wrong(f"bundle {index} does not hold as many records as its name says, or more than records")
             if width == 256:
                 self._full(0, index)
-        for level, row in enumerate(self._rows):
-            if row:
-                self._tile(level, size // 256 ** (level + 1), row)
-        if self._peaks.root != self.head.root:
+        for level, row in [each for each in enumerate(self._rows) if each[1]]:
+            self._tile(level, size // 256 ** (level + 1), row)
+        if self.report.purged > self._said_purged:
+            self.report.wrong(f"the first {self.report.purged} records are missing, and no record says that they were purged")
+        if self._root() != self.head.root:
             self.report.wrong("the records are not those that the checkpoint's signature covers: something was changed")
 
-    def _entry(self, entry: bytes) -> None:
-        self._record(entry)
-        self._rows[0].append(sha256(b"\0" + entry).digest())
-        self._peaks.push(self._rows[0][-1])
-        self._compare()
+    def _purged(self, index: int) -> None:
+        """Of a bundle that is gone only the hashes are left, which the tree vouches for."""
+        tile, _ = self._read("0", index, 256)
+        for at in range(0, 256 * 32, 32):
+            self._leaf(tile[at : at + 32])
+        self.report.purged, self._number = index * 256 + 256, -2
+        self._full(0, index)
 
-    def _compare(self) -> None:
-        while self._earlier and self._earlier[0].size <= self._peaks.size:
-            if self._earlier.pop(0).root != self._peaks.root:
-                self.report.wrong(f"the first {self._peaks.size} records are not those of an earlier checkpoint: changed, or forked")
+    def _leaf(self, digest: bytes) -> None:
+        self._rows[0].append(digest)
+        self._size += 1
+        while self._earlier and self._earlier[0].size <= self._size:
+            if self._earlier.pop(0).root != self._root():
+                self.report.wrong(f"the first {self._size} records are not those of an earlier checkpoint: changed, or forked")
+
+    def _root(self) -> bytes:
+        """Of the records so far: at each level the unfinished tile, behind it the root of what lies below."""
+        below: list[bytes] = []
+        for row in self._rows:
+            below = joined(row + below)
+        return below[0] if below else sha256(b"").digest()
 
     def _record(self, entry: bytes) -> None:
         """Numbers follow each other, and a hole is named by the record behind it."""
-        where, report = self._peaks.size, self.report
+        where, report = self._size, self.report
         try:
             number, at = int((record := json.loads(entry))["seq"]), float(record["time"])
+            if (record["kind"], record.get("event")) == ("custody", "purged"):
+                self._said_purged = max(self._said_purged, int(record["before"]))
         except (ValueError, KeyError, TypeError):
-            report.wrong(f"record {where} is no JSON object with seq and time")
+            report.wrong(f"record {where} is no JSON object with seq, time and kind")
             return
         if number <= self._number:
             report.wrong(f"record {where} has the number {number} after {self._number}")
-        elif number > self._number + 1:
+        elif number > self._number + 1 and self._number > -2:
             hole = ("ledger", "lost", self._number + 1, number - 1)
             if tuple(record.get(name) for name in ("kind", "event", "first", "last")) != hole:
                 report.wrong(f"numbers {hole[2]} to {hole[3]} are missing before record {where}, which does not say that they were lost")
@@ -255,9 +255,7 @@ class Ledger:
         self._tile(level, index, row)
         if level + 1 == len(self._rows):
             self._rows.append([])
-        while len(row) > 1:
-            row = [sha256(b"\1" + row[i] + row[i + 1]).digest() for i in range(0, len(row), 2)]
-        self._rows[level + 1] += row
+        self._rows[level + 1] += joined(row)
         if len(self._rows[level + 1]) == 256:
             self._full(level + 1, index // 256)
 
@@ -270,11 +268,14 @@ class Ledger:
 
     def _read(self, level: str, index: int, width: int) -> tuple[bytes, int]:
         """A tile or bundle and how much is in it: the partial one of this width, or the full one that has taken its place."""
-        parts = f"{index:,}".split(",")
-        full = self.folder.joinpath("tile", level, *(f"x{part:0>3}" for part in parts[:-1]), f"{parts[-1]:0>3}")
+        full = self._path(level, index)
         if width < 256 and not full.is_file():
             return plain(full.with_name(f"{full.name}.p") / str(width)), width
         return plain(full), 256
+
+    def _path(self, level: str, index: int) -> Path:
+        parts = f"{index:,}".split(",")
+        return self.folder.joinpath("tile", level, *(f"x{part:0>3}" for part in parts[:-1]), f"{parts[-1]:0>3}")
 
 
 def verify(folder: Path, keys: list[Key], policy: Policy | None = None, since: list[bytes] | None = None) -> Report:
@@ -290,9 +291,7 @@ def verify(folder: Path, keys: list[Key], policy: Policy | None = None, since: l
         report.wrong(f"no checkpoint has the quorum '{policy.quorum}'; cosigned by: {', '.join(sorted(witnessed.witnesses)) or 'nobody'}")
     for each in earlier:
         if each.origin != head.origin or each.size > head.size:
-            report.wrong(
-                f"an earlier checkpoint has {each.size} records of {each.origin}, this one {head.size} of {head.origin}: rolled back"
-            )
+            report.wrong(f"an earlier checkpoint has {each.size} records of {each.origin}, the newest has {head.size}: rolled back")
     try:
         Ledger(folder, head, earlier, report).walk()
     except Wrong as error:

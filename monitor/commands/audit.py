@@ -37,7 +37,7 @@ def verify(
     """Check every record, hash and signature, offline. Exit code 1 when something is wrong."""
     from monitor.audit import verifier
 
-    folder = ledger or _configured(config)
+    folder = ledger or configured(config)
     try:
         keys = [verifier.Key.read(each) for each in key or []]
         trusted = verifier.Policy.read(policy.read_text("latin-1")) if policy else verifier.Policy()
@@ -65,7 +65,7 @@ def prove(
     """Write a record and the proof that a signed checkpoint covers it, for somebody who does not have the ledger."""
     from monitor.audit.proof import prove as make
 
-    entry, proof = make(ledger or _configured(config), record)
+    entry, proof = make(ledger or configured(config), record)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{record}.json").write_bytes(entry)
@@ -91,7 +91,7 @@ def tail(
     def wanted(entry: bytes) -> bool:
         return not kind or json.loads(entry)["kind"] in kind
 
-    reader = Reader(ledger or _configured(config))
+    reader = Reader(ledger or configured(config))
     last: deque[bytes] = deque(maxlen=count)
     while some := reader.take():
         last.extend(entry for entry in some if wanted(entry))
@@ -158,7 +158,7 @@ def pseudonym(
     """Print the name that the ledger has for what a client sent. It takes the secret file beside the ledger, and holds until the next secret."""
     from monitor.audit.pseudonyms import Pseudonyms, beside
 
-    file = beside(ledger or _configured(config))
+    file = beside(ledger or configured(config))
     if not file.is_file():
         raise BarographError(f"{file}: no such file; expected the secret of the ledger's pseudonyms")
     print(Pseudonyms(file).of(kind, value if kind == "request" else f"{tenant}\0{value}"))
@@ -184,7 +184,7 @@ def witness(
     serve(folder, name, where, log)
 
 
-def _configured(config: Path | None) -> Path:
+def configured(config: Path | None) -> Path:
     from monitor.config import Config
 
     return Config.load(config).sidecar.ledger

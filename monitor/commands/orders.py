@@ -77,7 +77,7 @@ def release(rule: RuleArgument, reason: ReasonOption, config: ConfigOption = Non
 
 def orders(config: ConfigOption = None) -> None:
     """List the stops, throttles and modes that stand, and the targets of re-routes."""
-    found = _ask(config, "GET", "/orders")
+    found = ask(config, "GET", "/orders")
     if found["broken"]:
         print(f"everything is stopped: {found['broken']}")
     for order in found["orders"]:
@@ -99,10 +99,10 @@ def _modes(done: dict[str, Any]) -> None:
 
 def _command(config: Path | None, verb: str, reason: str, **about: Any) -> dict[str, Any]:
     said = {"verb": verb, "reason": reason, **{name: value for name, value in about.items() if value is not None}}
-    return _ask(config, "POST", "/commands", said)
+    return ask(config, "POST", "/commands", said)
 
 
-def _ask(config: Path | None, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def ask(config: Path | None, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """Raises BarographError with what the sidecar says when it refuses."""
     import httpx
 

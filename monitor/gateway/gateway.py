@@ -14,9 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from monitor.audit.levels import Level
 from monitor.audit.pseudonyms import Pseudonyms, beside
 from monitor.config import GatewayConfig
 from monitor.gateway.asked import Asked, Unreadable, refused_by_engine_only
+from monitor.gateway.contents import Contents
 from monitor.gateway.dialect import error_body
 from monitor.gateway.hold import Hold
 from monitor.gateway.judging import Engine, Judging
@@ -38,16 +40,24 @@ log = logging.getLogger("barograph.gateway")
 class Gateway:
     """All paths of the engine, as an ASGI application. Used inside `started`."""
 
-    def __init__(self, config: GatewayConfig, pipeline: Pipeline, orders: Orders | None = None, reader: Reader | None = None) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        pipeline: Pipeline,
+        orders: Orders | None = None,
+        reader: Reader | None = None,
+        contents: Contents | None = None,
+    ) -> None:
         """`orders`: what people and policy engines have stopped and throttled; by default nothing, in a file beside the ledger.
 
-        `reader`: who reads what an engine without a tap says.
+        `reader`: who reads what an engine without a tap says. `contents`: where what is said is kept, for requests whose level asks for it.
         """
         self.config = config
         self.pipeline = pipeline
         self.metrics = pipeline.metrics
         ledger = pipeline.ledger
         self.orders = orders if orders is not None else Orders(ledger.path.with_name(ledger.path.name + ".orders"))
+        self._contents = contents
         self.pseudonyms = Pseudonyms(beside(ledger.path))
         self.throttles = Throttles(pipeline.streams, self.orders, ledger)
         self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams), reader)
@@ -126,6 +136,8 @@ class Gateway:
         work.on_end = self._ended
         shown = request.headers.get(openai.REQUEST_ID_HEADER, "")[:256]
         work.client = self.pseudonyms.of("request", shown) if shown else ""
+        if self._contents is not None and work.level >= Level.CONTENT:
+            work.content = self._contents.of(request_id, about["tenant"], request.headers, asked.payload, body)
         reply = Reply(work, {openai.REQUEST_ID_HEADER: shown or request_id}, self._limits)
         self.replies.add(reply)
         return reply

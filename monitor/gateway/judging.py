@@ -10,8 +10,10 @@ from typing import Any
 import aiohttp
 from starlette.requests import Request
 
+from monitor.audit.levels import Level
 from monitor.gateway.asked import Asked
 from monitor.gateway.assembly import Assembly
+from monitor.gateway.contents import Content
 from monitor.gateway.course import Event
 from monitor.gateway.detour import Detour
 from monitor.gateway.hold import Hold
@@ -26,6 +28,7 @@ from monitor.http import jsons
 from monitor.http.openai import DONE, REQUEST_ID_HEADER, event
 from monitor.pipeline.pipeline import Pipeline
 from monitor.pipeline.streams import Stream, Ticket
+from rules.verdict import Verdict
 
 SCORES_HEADER = "x-barograph-scores"
 ENDS = {"ended": Event.END, "client_gone": Event.LEAVE, "client_stalled": Event.LEAVE, "stopped": Event.STOP}  # by a reply's outcome
@@ -75,6 +78,7 @@ class Judging:
         self._detour.on_outcome = self._relay.answered
         if config.targets:
             self._relay.plan = self._whole.plan = self._detour.plan
+        self.content: Content | None = None  # where what was said is kept
         self.client = ""  # the pseudonym of the client's own id of the request
         self.on_end: Callable[[Judging, Reply[Any]], None] = lambda work, reply: None
 
@@ -100,7 +104,10 @@ class Judging:
         made = self._followed() if self.asked.way == "whole" else self._counted() if self.asked.way == "counted" else self._assembled()
         async with aclosing(made):
             async for part in made:
-                yield self._renamed(part)
+                leaving = self._renamed(part)
+                if self.content is not None:
+                    self.content.add(leaving)
+                yield leaving
 
     def headers(self) -> dict[str, str]:
         """What the client hears of the judging when the first piece leaves."""
@@ -129,17 +136,28 @@ class Judging:
         event = ENDS.get(reply.outcome, Event.FAIL)
         for index, course in self._relay.courses.items():
             course.take(Event.HALT if index in halted else event)
-        pipeline.ledger.append(
+        if self.content is not None:
+            self.content.end()
+        if self.level > Level.NONE or halted:
+            self._record(reply, counts, halted)
+        pipeline.streams.forget(self._ticket)
+        if self._relay.fingerprint is not None:
+            self._engine.facts["system_fingerprint"] = self._relay.fingerprint
+        self.on_end(self, reply)
+
+    @property
+    def level(self) -> Level:
+        """How much the ledger keeps of it."""
+        return max((stream.level for stream in self._ticket.streams.values()), default=self._pipeline.levels.of(self._ticket.about))
+
+    def _record(self, reply: Reply[Any], counts: dict[int, int], halted: dict[int, Verdict]) -> None:
+        self._pipeline.ledger.append(
             "reply", request=self._ticket.request, route=self.route, how=self.how(), outcome=reply.outcome, status=reply.status_code,
             tokens=sum(counts.values()), early=self._hold.early + self._detour.early, choices=len(counts),
             streams=[*(stream.name for stream in self._ticket.streams.values()), *self._detour.streams], halted=[verdict.rule.rule for verdict in halted.values()],
             course={str(index): [state.value for state in course.went] for index, course in self._relay.courses.items()},
             client_request=self.client,
         )  # fmt: skip
-        pipeline.streams.forget(self._ticket)
-        if self._relay.fingerprint is not None:
-            self._engine.facts["system_fingerprint"] = self._relay.fingerprint
-        self.on_end(self, reply)
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from monitor import wire
 from monitor.audit.ledger import Ledger
+from monitor.audit.levels import Level, Levels
 from monitor.config import SidecarConfig
 from monitor.errors import WireError
 from monitor.pipeline.bounds import IDLE_S, MAX_RECORDED, MAX_TABLE, MAX_WHY, Refused, check_begins, check_failed, check_frame, check_hello
@@ -68,6 +69,7 @@ class Parts:
     config: SidecarConfig = field(default_factory=SidecarConfig)
     tenants: frozenset[str] = frozenset()
     proof: Proof | None = None
+    levels: Levels = field(default_factory=Levels)
     wake_publisher: Callable[[], None] = lambda: None
 
 
@@ -88,8 +90,9 @@ class Pipeline:
         self.stages: tuple[Callable[[Batch], None], ...] = (self.decode, self.meter, self.judge, self.act, self.record, self.publish)
         self.wake_publisher = parts.wake_publisher
         self._unmatched = 0
-        self.scores = ScoreLog(self.bank.names, self.streams, self.ledger) if self._config.record_scores else None
-        self._records = Records(self.ledger, self.streams, self.bank.names, conversations=self.scores is not None)
+        self.levels = parts.levels
+        self._scores = ScoreLog(self.bank.names, self.streams, self.ledger)
+        self._records = Records(self.ledger, self.streams, self.bank.names)
         self._steering = Steering(self.streams, self.bank.names, self._records, self.metrics)
         self.engine_state = "waiting for the engine"  # what the gateway knows of it: ok, or what is wrong
         self.on_throttle: Callable[[Verdict, Stream], None] = lambda verdict, stream: None  # who throttles tenants
@@ -272,11 +275,10 @@ class Pipeline:
             records.failed(batch.source)
         for verdict in batch.verdicts:
             records.verdict(verdict, self.streams.by_slot[verdict.slot], self.rules.digest)
-        if self.scores is not None:
-            self.scores.frame(batch.slots, batch.positions)
+        if self.levels.highest >= Level.SCORES:
+            self._scores.frame(batch.slots, batch.positions)
         for stream, tokens in batch.ended:
-            if self.scores is not None:
-                self.scores.end(stream)
+            self._scores.end(stream)
             records.ended(stream, tokens, self.rules.digest)
 
     def publish(self, batch: Batch) -> None:
@@ -321,6 +323,7 @@ class Pipeline:
         adapter = model if model and model != source.hello.model else ""
         stream.about = {**stream.about, "model": model or source.hello.model, "adapter": adapter, "engine": source.hello.engine}
         stream.grade = source.hello.grade
+        stream.level = self.levels.of(stream.about)
         lot = zlib.crc32(stream.name.encode()) / 2**32
         self.rules.begin(stream.slot, stream.about, stream.conversation, lot, self.shadowed(source), stream.grade)
         if source.failed or source in self.unproved:
@@ -359,8 +362,7 @@ class Pipeline:
         running = {begin.stream for begin in live.begins}
         source = batch.source
         for stream in [stream for number, stream in source.streams.items() if number not in running]:
-            if self.scores is not None:
-                self.scores.end(stream)
+            self._scores.end(stream)
             self._records.ended(stream, 0, self.rules.digest)
             self._end(source, stream)
         for begin in live.begins:
@@ -368,8 +370,7 @@ class Pipeline:
 
     def _drop(self, source: Source, stream: Stream) -> None:
         """A stream gets no more scores, and did not end."""
-        if self.scores is not None:
-            self.scores.end(stream)
+        self._scores.end(stream)
         self._lose(stream)
         self._records.lost(stream)
         self._end(source, stream)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.audit.ledger import Ledger
+from monitor.audit.levels import Level
 from monitor.pipeline.source import Source
 from monitor.pipeline.streams import Stream, StreamTable
 from rules.verdict import Verdict
@@ -18,11 +19,10 @@ TAIL = 32  # scores of every probe that a verdict is recorded with
 class Records:
     """Writes records. Every method is one kind of them."""
 
-    def __init__(self, ledger: Ledger, streams: StreamTable, names: tuple[str, ...], conversations: bool) -> None:
+    def __init__(self, ledger: Ledger, streams: StreamTable, names: tuple[str, ...]) -> None:
         self._ledger = ledger
         self._streams = streams
         self._names = names
-        self._conversations = conversations  # only for replay
 
     def connected(self, source: Source, rules: str, shadowed: bool) -> None:
         hello = source.hello
@@ -51,16 +51,21 @@ class Records:
         self._ledger.append("gap", source=source.hello.source, frames=frames)
 
     def began(self, stream: Stream, rules: str) -> None:
+        if stream.level == Level.NONE:
+            return
         about = {name: str(stream.about.get(name, "")) for name in ("model", "tenant", "route", "adapter", "engine")}
-        if self._conversations:
+        if stream.level >= Level.SCORES:  # a replay asks for it
             about["conversation"] = stream.conversation
         self._ledger.append("stream", event="begin", stream=stream.name, source=stream.source, rules=rules, request=about)
 
     def lost(self, stream: Stream) -> None:
+        """Recorded whatever the level: it is a failure."""
         self._ledger.append("stream", event="lost", stream=stream.name, source=stream.source, tokens=int(self._streams.judged[stream.slot]))
 
     def ended(self, stream: Stream, tokens: int, rules: str) -> None:
         """With its coverage: tokens that the engine made, those that were scored and judged, and those whose scores never came."""
+        if stream.level == Level.NONE:
+            return
         slot = stream.slot
         judged = int(self._streams.judged[slot])
         self._ledger.append(

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitor.audit.ledger import Ledger
+from monitor.audit.levels import Level
 from monitor.pipeline.streams import HISTORY, Stream, StreamTable
 
 CHUNK = HISTORY // 2  # a step of speculative decoding adds several tokens, which must not push others out of the ring
 
 
 class ScoreLog:
-    """Follows the streams of a table. The scores themselves lie in the table's ring until they are written."""
+    """Follows the streams of a table whose level asks for it. The scores themselves lie in the table's ring until they are written."""
 
     def __init__(self, probes: tuple[str, ...], streams: StreamTable, ledger: Ledger) -> None:
         self._probes = probes
@@ -27,7 +28,8 @@ class ScoreLog:
         """A frame was judged: streams that began or have a chunk ready are looked at, the others are not."""
         now = time.time()
         for slot in slots[positions == 0].tolist():
-            self._written[slot] = (0, now)
+            if self._streams.by_slot[slot].level >= Level.SCORES:
+                self._written[slot] = (0, now)
         for slot in slots[positions % CHUNK == CHUNK - 1].tolist():
             self._write(slot, now)
 

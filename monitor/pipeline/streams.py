@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.audit.levels import Level
 from rules.selector import Request
 from rules.verdict import Verdict
 
@@ -48,6 +49,7 @@ class Stream:
     grade: str = "activations"
     about: Request = field(default_factory=dict)
     conversation: str = ""
+    level: Level = Level.METADATA  # how much of it the ledger keeps
     verdicts: list[Verdict] = field(default_factory=list)
     acting: Verdict | None = None  # what ends the stream here: a halt or a re-route
     throttles: dict[str, Verdict] = field(default_factory=dict)  # by rule, those that fire now

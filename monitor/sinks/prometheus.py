@@ -153,6 +153,8 @@ class Metrics:
         self.records = counter("ledger_records", "Records in the ledger since the start")
         self.ledger_waiting = gauge("ledger_waiting", "Records that are not durable yet")
         self.ledger_sealed = gauge("ledger_sealed", "Records that the newest signed checkpoint covers")
+        self.archived = gauge("ledger_archived", "Records that an archive has")
+        self.archive_failed = gauge("ledger_archive_failed", "1 while the archive or the retention fails")
         self.unwitnessed = gauge("ledger_witnesses_missing", "Witnesses that did not cosign the newest checkpoint")
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")

@@ -38,7 +38,7 @@ rules:
 """
 SETTINGS = {
     "gateway": {"tenant_header": "x-tenant", "conversation_header": "x-conversation", "match_headers": ["x-kind"], "tenants": ["acme"]},
-    "sidecar": {"record_scores": True},
+    "audit": {"level": "scores"},
 }
 
 

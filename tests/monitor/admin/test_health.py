@@ -16,6 +16,8 @@ from monitor.admin.app import admin_app
 from monitor.admin.command import ABOUT
 from monitor.admin.commander import Commander
 from monitor.admin.tasks import Tasks
+from monitor.audit.custody import Custody
+from monitor.audit.retention import Retention
 from monitor.config import GatewayConfig, SidecarConfig
 from monitor.gateway.gateway import Gateway
 from monitor.pipeline.receiver import Receiver
@@ -39,7 +41,17 @@ class Ward:
         self.commander = Commander(self.gateway, book, folder / "ledger.commands")
         self.access = Access()
         sidecar = SidecarConfig(**config)
-        app = admin_app(self.gateway, self.commander, CollectorRegistry(), book, self.receiver, self.tasks, self.access, sidecar)
+        app = admin_app(
+            self.gateway,
+            self.commander,
+            CollectorRegistry(),
+            book,
+            self.receiver,
+            self.tasks,
+            self.access,
+            sidecar,
+            Custody(self.rig.ledger, Retention()),
+        )
         self.web = TestClient(app, base_url="http://127.0.0.1:8401")
 
 

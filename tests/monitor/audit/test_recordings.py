@@ -67,7 +67,7 @@ def test_what_is_no_recording_is_said_to_be_none(tmp_path: Path) -> None:
     write_parquet(tmp_path / "other.parquet", [Recording("s", np.zeros((1, 1), np.float32), np.zeros(1))], ("z",))
     for source, why in (
         (str(tmp_path / "none"), "cannot read .*expected the folder of a ledger, a .parquet file, or kafka://host:port/topic"),
-        (ledger(tmp_path / "empty"), "no recorded scores; .*sidecar.record_scores: true"),
+        (ledger(tmp_path / "empty"), "no recorded scores; .*audit.level: scores"),
         (ledger(tmp_path / "few", chunk("s", 0, 1, probes=["b", "c"])), "recorded without a; it has: b, c"),
         (str(tmp_path / "no.parquet"), "expected a Parquet file"),
         (str(tmp_path / "other.parquet"), "no column score.a, score.b; .*it has stream"),

@@ -1,4 +1,4 @@
-"""Any life of a ledger: written, sealed, closed, killed, robbed of its power, proved and verified, in any order."""
+"""Any life of a ledger: written, sealed, closed, killed, robbed of its power, purged, proved and verified, in any order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from monitor.audit import proof, verifier
+from monitor.audit.custody import Custody
 from monitor.audit.ledger import Ledger
+from monitor.audit.retention import Retention
+from monitor.audit.tiles import kept_from
 from tests.ledgers import SIGNER, records
 from tests.monitor.audit.test_power import KEY, Machine, Recorded, Step
 
@@ -26,6 +29,7 @@ class Lives(RuleBasedStateMachine):
         self.root = self.home / "0"
         self.root.mkdir()
         self.told: set[int] = set()
+        self.first = 0  # the first that was not purged
         self.checkpoints: list[bytes] = []
         self.steps: list[Step] = []
         self.machine, self.done = Machine(), 0
@@ -96,11 +100,19 @@ class Lives(RuleBasedStateMachine):
                 self.machine.names[name] = self.machine.durable[name] = len(self.machine.files) - 1
         self.open()
 
+    @rule()
+    def purge(self) -> None:
+        """All that is old enough, which is all but the unfinished bundle."""
+        custody = Custody(self.kept, Retention(days=1e-9, basis="a test"))
+        custody.act("purge", "ann", "old")
+        self.first = max(self.first, kept_from(self.kept.path))
+        self.told.update(range(self.kept.newest + 1))
+
     @precondition(lambda self: self.told)
     @rule(data=st.data())
     def prove(self, data: st.DataObject) -> None:
         self.kept.seal()
-        number = data.draw(st.sampled_from(sorted(self.told)))
+        number = data.draw(st.sampled_from(sorted(number for number in self.told if number >= self.first)))
         entry, said = proof.prove(self.kept.path, number)
         assert f'"seq":{number},'.encode() in entry
         assert said.startswith("c2sp.org/tlog-proof@v1\nindex ")
@@ -108,8 +120,8 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def nothing_told_is_missing(self) -> None:
         found = [record["seq"] for record in records(self.kept.path)]
-        assert found == list(range(len(found)))
-        assert self.told <= set(found)
+        assert found == list(range(self.first, self.first + len(found)))
+        assert {number for number in self.told if number >= self.first} <= set(found)
 
     @invariant()
     def it_verifies_since_every_checkpoint(self) -> None:
@@ -117,4 +129,4 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+TestLives.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)

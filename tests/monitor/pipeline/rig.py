@@ -10,6 +10,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from monitor import wire
+from monitor.audit.levels import Levels
 from monitor.config import SidecarConfig
 from monitor.pipeline.pipeline import Parts, Pipeline
 from monitor.pipeline.rulefiles import facts
@@ -28,11 +29,12 @@ class Rig:
 
     def __init__(self, bank: Bank, path: Path, rules: str = RULES, **sidecar: Any) -> None:
         self.registry = CollectorRegistry()
+        levels = sidecar.pop("levels", Levels())
         self.ledger = ledgers.ledger(path)
         drift = Drift(bank, 1000)
         metrics = Metrics(self.registry, bank.names, drift)
         self.pipeline = Pipeline(
-            Parts(bank, RuleEngine.from_text(rules, facts(bank)), self.ledger, metrics, drift, SidecarConfig(**sidecar))
+            Parts(bank, RuleEngine.from_text(rules, facts(bank)), self.ledger, metrics, drift, SidecarConfig(**sidecar), levels=levels)
         )
         self.hello = wire.Hello(wire.VERSION, "s", 1, "e", "m", "d", bank.digest, list(bank.names), list(bank.layers))
         self.source = self.tap()

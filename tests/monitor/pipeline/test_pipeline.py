@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor import wire
+from monitor.audit.levels import Level, Levels
 from monitor.errors import WireError
 from monitor.pipeline.proof import Finding, Proof
 from monitor.pipeline.rulefiles import facts
@@ -220,7 +221,7 @@ def test_series_of_verdicts_are_there_before_the_first(rig: Rig) -> None:
 def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:
     from monitor.audit.recordings import recordings
 
-    rig = Rig(bank, tmp_path / "ledger", record_scores=True)
+    rig = Rig(bank, tmp_path / "ledger", levels=Levels(Level.SCORES))
     for position in range(70):
         rig.frame([(0, position, position / 64)], begins=[(0, "r", 0)] if position == 0 else (), ends=[(0, 70)] if position == 69 else ())
     (found,) = recordings(str(rig.ledger.path), bank.names)
@@ -231,7 +232,7 @@ def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:
 def test_a_recording_ends_where_scores_were_lost_and_never_goes_on_as_another_stream(bank: Bank, tmp_path: Path) -> None:
     from monitor.audit.recordings import recordings
 
-    rig = Rig(bank, tmp_path / "ledger", record_scores=True)
+    rig = Rig(bank, tmp_path / "ledger", levels=Levels(Level.SCORES))
     for position in range(40):
         rig.frame([(0, position, 1.0)], begins=[(0, "r", 0)] if position == 0 else ())
     for position in range(50, 70):

@@ -1,0 +1,95 @@
+"""The ledger in people's hands: opened as the configuration says, acted on over the admin address, copied and tidied from time to time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from monitor.admin.access import Role
+from monitor.audit import keys
+from monitor.audit.archive import Archive
+from monitor.audit.custody import ADMINS, NOTES, Custody
+from monitor.audit.ledger import Ledger
+from monitor.config import Config
+from monitor.errors import BarographError
+from monitor.http import openai
+from monitor.http.openai import OpenAIError
+from monitor.sinks.prometheus import Metrics
+
+log = logging.getLogger("barograph.ledger")
+
+MAX_BODY = 64 << 10
+LOOK_S = 1.0
+DAY_S = 86_400.0
+
+
+def open_ledger(config: Config) -> Ledger:
+    """As its only writer. Raises LockError where another process writes it, and other BarographErrors."""
+    audit, path = config.audit, config.sidecar.ledger
+    signer = keys.signer(audit.key or keys.beside(path), audit.origin, path, audit.sign_with, audit.vkey)
+    return Ledger(path, [signer], audit.durability, audit.checkpoint_s)
+
+
+def custody_of(config: Config, ledger: Ledger) -> Custody:
+    return Custody(ledger, config.audit.retention.plain, archive=config.audit.archive is not None)
+
+
+def custody_routes(custody: Custody) -> list[Route]:
+    """Whether somebody may change anything at all is the guard's business (guard.py); which act is whose is said here."""
+
+    async def act(request: Request) -> Response:
+        person = request.state.person
+        try:
+            payload = await openai.read_json(request, MAX_BODY)
+        except OpenAIError as error:
+            return JSONResponse({"error": str(error)}, error.status)
+        name, reason = str(payload.pop("act", "")), str(payload.pop("reason", ""))
+        note = name == "note" and payload.get("event") in NOTES
+        if not (note or person.role.commands) or (name in ADMINS and person.role is not Role.ADMIN):
+            return JSONResponse(
+                {"error": f"the token of {person.name} has role {person.role.value}, which may not {name[:64] or 'act'}"}, 403
+            )
+        try:
+            return JSONResponse(await asyncio.to_thread(custody.act, name, person.name, reason, payload))
+        except BarographError as error:
+            return JSONResponse({"error": str(error)}, 409)
+
+    return [Route("/audit", act, methods=["POST"])]
+
+
+async def keep(config: Config, custody: Custody, metrics: Metrics) -> None:
+    """Copy what is sealed to the archive, and once a day let go what the retention lets go. What fails is said, counted, recorded once, and tried again."""
+    archive, place, told = config.audit.archive, config.sidecar.ledger, ""
+    copied = tidied = 0.0
+    while True:
+        await asyncio.sleep(LOOK_S)
+        now, trouble = time.monotonic(), told
+        try:
+            if archive is not None and (not copied or now - copied >= archive.every_s):
+                copied, trouble = now, ""
+                before, size = await asyncio.to_thread(Archive(archive.place).copy, place)
+                metrics.archived.set(size)
+                if size > before:
+                    custody.ledger.append(
+                        "custody", event="archived", by="sidecar", reason="audit.archive", first=before, before=size, to=_said(archive)
+                    )
+            if not tidied or now - tidied >= DAY_S:
+                tidied = now
+                await asyncio.to_thread(custody.tidy)
+        except (BarographError, OSError) as error:
+            trouble = f"{error}"
+        if trouble != told:
+            told = trouble
+            log.log(logging.ERROR if told else logging.INFO, "archive and retention: %s", told or "well again")
+            custody.ledger.append("custody", event="trouble" if told else "well", by="sidecar", reason=told or "well again")
+        metrics.archive_failed.set(bool(told))
+
+
+def _said(archive: Any) -> str:
+    return f"{archive.endpoint}/{archive.bucket}/{archive.prefix}".rstrip("/")

@@ -1,0 +1,220 @@
+"""The ledger's records as tables, for questions in SQL. Nothing that is asked can change them, or reach any file."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from monitor.audit.reader import Reader
+from monitor.errors import BarographError
+
+SECONDS = 120.0  # then a query is broken off
+MEMORY = "4GB"
+PART = 32 << 20  # bytes of records that are read at a time
+
+# The fields of records that tables are made of. JSON where they differ from record to record.
+FIELDS = {
+    "kind": "VARCHAR", "event": "VARCHAR", "seq": "BIGINT", "time": "DOUBLE", "stream": "VARCHAR", "source": "VARCHAR", "rules": "VARCHAR",
+    "request": "JSON", "tokens": "BIGINT", "judged": "BIGINT", "dropped": "BIGINT", "gap": "BOOLEAN", "nan": "BOOLEAN", "how": "VARCHAR",
+    "outcome": "VARCHAR", "status": "INTEGER", "early": "BIGINT", "streams": "VARCHAR[]", "halted": "VARCHAR[]", "rule": "VARCHAR", "action": "VARCHAR",
+    "mode": "VARCHAR", "shadow": "BOOLEAN", "severity": "VARCHAR", "risk": "VARCHAR", "tags": "VARCHAR[]", "desc": "VARCHAR", "when": "VARCHAR",
+    "position": "BIGINT", "grade": "VARCHAR", "limited": "BOOLEAN", "issuer": "VARCHAR", "by": "VARCHAR", "via": "VARCHAR", "verb": "VARCHAR",
+    "about": "VARCHAR", "name": "VARCHAR", "reason": "VARCHAR", "why": "VARCHAR", "condition": "VARCHAR", "decision": "VARCHAR", "frames": "BIGINT",
+    "first": "BIGINT", "last": "BIGINT", "target": "VARCHAR", "probe": "VARCHAR", "dose": "DOUBLE", "digest": "VARCHAR", "seconds": "DOUBLE",
+}  # fmt: skip
+SCORES = {"peak": "JSON", "signals": "JSON", "thresholds": "JSON", "model_signal": "JSON"}
+PERSONS = {"client_request": "VARCHAR"}
+PERSONAL = ("client_request", "conversation")  # columns that stand for a natural person, though under a pseudonym
+
+AT = "make_timestamp(CAST(time * 1e6 AS BIGINT))"
+
+
+def _part(column: str) -> str:
+    return f"b.request->>'{column}' AS {column}"
+
+
+_GENERATIONS = f"""
+    SELECT b.stream, b.at AS began, e.at AS ended, {", ".join(map(_part, ("model", "tenant", "route", "adapter", "engine")))}, b.source, b.rules,
+      coalesce(e.event, 'open') AS state, e.tokens, e.judged, e.dropped, e.gap, e.nan {{more}}
+    FROM (SELECT *, {AT} AS at FROM records WHERE kind = 'stream' AND event = 'begin') b
+    LEFT JOIN (SELECT *, {AT} AS at FROM records WHERE kind = 'stream' AND event IN ('end', 'lost')) e USING (stream)"""
+_REPLIES = f"""
+    SELECT seq, {AT} AS at, request->>'$' AS request, how, outcome, status, tokens, early, streams, halted {{more}}
+    FROM records WHERE kind = 'reply'"""
+_COVERAGE = f"""
+    SELECT g.stream, g.model, g.tenant, g.state, g.tokens, g.judged, g.dropped, g.gap, g.nan, r.request, r.how, r.outcome, r.tokens AS delivered, r.early,
+      coalesce(g.state = 'end' AND g.dropped = 0 AND NOT g.gap AND NOT g.nan AND coalesce(r.early, 0) = 0, false) AS whole
+    FROM ({_GENERATIONS.format(more="")}) g
+    LEFT JOIN (SELECT unnest(streams) AS stream, request, how, outcome, tokens, early FROM ({_REPLIES.format(more="")})) r USING (stream)"""
+_VERDICTS = f"""
+    SELECT seq, {AT} AS at, stream, position, rule, event, action, mode, shadow, limited, severity, risk, tags, grade, rules, "desc", "when",
+      signals, thresholds, model_signal
+    FROM records WHERE kind = 'verdict'"""
+_ACTIONS = f"""
+    SELECT seq, {AT} AS at, kind AS action, event, stream, rule, target, probe, dose, why FROM records WHERE kind IN ('reroute', 'steer', 'tenant')
+    UNION ALL BY NAME
+    SELECT seq, {AT} AS at, 'halt' AS action, outcome AS event, streams[1] AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
+_OPERATORS = f"""
+    SELECT seq, {AT} AS at, coalesce(issuer, "by") AS who, coalesce(verb, event) AS what, concat_ws(' ', about, name) AS about, reason, outcome, via, why, digest
+    FROM records WHERE kind IN ('command', 'custody', 'rules', 'key', 'incident')"""
+_FAILURES = f"""
+    SELECT seq, {AT} AS at, kind, event, stream, source, condition, coalesce(decision, how) AS decision, coalesce(why, reason) AS why, frames, "first", "last", seconds
+    FROM records WHERE kind IN ('failure', 'gap', 'clock') OR (kind = 'tap' AND event IN ('failed', 'refused')) OR (kind = 'ledger' AND event != 'sealed')
+      OR (kind = 'witness' AND event != 'well') OR (kind = 'stream' AND event = 'lost')"""
+
+# By view: its text, the kinds of records it is made of, and whether it may stand beside columns that stand for a person.
+VIEWS: dict[str, tuple[str, tuple[str, ...], bool]] = {
+    "generations": (_GENERATIONS, ("stream",), True),
+    "replies": (_REPLIES, ("reply",), True),
+    "coverage": (_COVERAGE, ("stream", "reply"), True),
+    "verdicts": (_VERDICTS, ("verdict",), False),
+    "actions": (_ACTIONS, ("reroute", "steer", "tenant", "reply"), False),
+    "operators": (_OPERATORS, ("command", "custody", "rules", "key", "incident"), True),
+    "failures": (_FAILURES, ("failure", "gap", "clock", "tap", "ledger", "witness", "stream"), True),
+}
+
+
+class QueryError(BarographError):
+    """A question that can't be answered, or must not be."""
+
+
+class Tables:
+    """The views that a text names, over the ledger as it is now. A view that it does not name is not there.
+
+    Scores are never beside what stands for a natural person: where the text names a column of PERSONAL, no view has scores or verdicts; elsewhere none
+    has such a column. So no score can be told, or added up, by person.
+    """
+
+    def __init__(self, folder: Path, text: str, out: Path | None = None) -> None:
+        """`out`: the one file that a result may be written to. Raises ReadError, TileError, QueryError."""
+        words = set(re.findall(r"\w+", text.lower()))
+        named = [view for view in VIEWS if view in words]
+        if not named:
+            raise QueryError(f"no view is named; there are: {', '.join(VIEWS)}")
+        self.personal = bool(words & set(PERSONAL))
+        if self.personal and (refused := [view for view in named if not VIEWS[view][2]]):
+            raise QueryError(
+                f"refused: {', '.join(refused)} beside {' or '.join(PERSONAL)}. A score is a state of the model, and is never told or added up by natural person"
+            )
+        self._database = duckdb.connect(config={"max_memory": MEMORY})
+        self._fill(folder, named)
+        if out is not None:
+            self._database.execute("SET allowed_paths = [?]", [str(out.absolute())])
+        self._database.execute("SET enable_external_access = false; SET lock_configuration = true")
+
+    def ask(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The columns and rows of one SELECT. Raises QueryError."""
+        with self._asked(sql) as found:
+            return [each[0] for each in found.description or ()], found.fetchall()
+
+    def write(self, sql: str, out: Path, form: str) -> int:
+        """Write its result to the file that was named at first, as csv, json or parquet. Gives the number of rows. Raises QueryError."""
+        place = str(out.absolute()).replace("'", "''")
+        with self._asked(sql, "COPY (", f") TO '{place}' (FORMAT {form})") as found:
+            return int((found.fetchone() or (0,))[0])
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _fill(self, folder: Path, named: list[str]) -> None:
+        kinds = {kind for view in named for kind in VIEWS[view][1]}
+        fields = {**FIELDS, **(PERSONS if self.personal else SCORES)}
+        used = set(re.findall(r"\w+", " ".join(VIEWS[view][0] for view in named))) | set(fields) - set(FIELDS)
+        columns = {name: kind for name, kind in fields.items() if name in used or name in ("kind", "event", "time", "seq")}
+        self._database.execute("CREATE TABLE records (" + ", ".join(f'"{name}" {kind}' for name, kind in columns.items()) + ")")
+        with tempfile.TemporaryDirectory(prefix="barograph-query-") as home, ThreadPoolExecutor(1) as loader:
+            loading: Future[None] | None = None  # the database reads one part while the next is gathered
+            for number, part in enumerate(_parts(folder, kinds)):
+                file = Path(home) / str(number)
+                file.write_bytes(part)
+                if loading is not None:
+                    loading.result()
+                loading = loader.submit(self._load, file, columns, kinds)
+            if loading is not None:
+                loading.result()
+        for view in named:
+            self._database.execute(f"CREATE VIEW {view} AS {VIEWS[view][0].format(more=self._more(view))}")
+
+    def _load(self, file: Path, columns: dict[str, str], kinds: set[str]) -> None:
+        self._database.execute(
+            "INSERT INTO records SELECT * FROM read_json(?, format = 'newline_delimited', columns = ?, maximum_object_size = 1048576) "
+            "WHERE list_contains(?, kind)",
+            [str(file), columns, sorted(kinds)],
+        )
+        file.unlink()
+
+    def _more(self, view: str) -> str:
+        if view == "generations":
+            return ", b.request->>'conversation' AS conversation" if self.personal else ", e.peak"
+        return ", client_request" if self.personal else ""
+
+    @contextmanager
+    def _asked(self, sql: str, before: str = "", behind: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            statements = self._database.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise QueryError("expected one SELECT: the ledger can be read, and nothing else")
+            timer = threading.Timer(SECONDS, self._database.interrupt)
+            timer.start()
+            try:
+                yield self._database.execute(before + statements[0].query.strip().rstrip(";") + behind)
+            finally:
+                timer.cancel()
+        except duckdb.InterruptException:
+            raise QueryError(f"broken off after {SECONDS:g} s; ask for less") from None
+        except duckdb.Error as error:
+            hint = f"; there are the views {', '.join(VIEWS)}" if isinstance(error, duckdb.CatalogException) else ""
+            raise QueryError(f"{str(error).strip().splitlines()[0]}{hint}") from None
+
+
+def _parts(folder: Path, kinds: set[str]) -> Iterator[bytes]:
+    """The records of these kinds, a line each; also a few of others, whose inner objects name such a kind."""
+    wanted = re.compile(b'"kind":"(?:%s)"' % "|".join(sorted(kinds)).encode()).search  # canonical JSON has no space there
+    lines: list[bytes] = []
+    size = 0
+    reader = Reader(folder)
+    try:
+        while some := reader.take():
+            found = [entry for entry in some if wanted(entry)]
+            lines += found
+            size += sum(map(len, found))
+            if size >= PART:
+                yield b"\n".join(lines)
+                lines, size = [], 0
+    finally:
+        reader.close()
+    if lines:
+        yield b"\n".join(lines)
+
+
+def filtered(view: str, where: dict[str, str], since: float | None, until: float | None, last: int) -> str:
+    """SQL for the last rows of a view that match, without writing SQL. Raises QueryError."""
+    if view not in VIEWS:
+        raise QueryError(f"no view '{view}'; there are: {', '.join(VIEWS)}")
+    at = {"generations": "began", "coverage": None}.get(view, "at")
+    clauses = [f"{_name(name)} = {_text(value)}" for name, value in where.items()]
+    for sign, moment in ((">=", since), ("<", until)):
+        if moment is not None:
+            if at is None:
+                raise QueryError(f"{view} has no time; name generations, or write SQL")
+            clauses.append(f"{at} {sign} make_timestamp({round(moment * 1e6)})")
+    matching = f"SELECT * FROM {view}" + (f" WHERE {' AND '.join(clauses)}" if clauses else "")
+    return f"{matching} ORDER BY {at} DESC LIMIT {last}" if at is not None else f"{matching} LIMIT {last}"
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[a-z_]{1,64}", name):
+        raise QueryError(f"'{name[:64]}' is no column")
+    return f'"{name}"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
