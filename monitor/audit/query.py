@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +29,7 @@ FIELDS = {
     "position": "BIGINT", "grade": "VARCHAR", "limited": "BOOLEAN", "issuer": "VARCHAR", "by": "VARCHAR", "via": "VARCHAR", "verb": "VARCHAR",
     "about": "VARCHAR", "name": "VARCHAR", "reason": "VARCHAR", "why": "VARCHAR", "condition": "VARCHAR", "decision": "VARCHAR", "frames": "BIGINT",
     "first": "BIGINT", "last": "BIGINT", "target": "VARCHAR", "probe": "VARCHAR", "dose": "DOUBLE", "digest": "VARCHAR", "seconds": "DOUBLE",
+    "held": "DOUBLE",
 }  # fmt: skip
 SCORES = {"peak": "JSON", "signals": "JSON", "thresholds": "JSON", "model_signal": "JSON"}
 PERSONS = {"client_request": "VARCHAR"}
@@ -42,12 +43,12 @@ def _part(column: str) -> str:
 
 
 _GENERATIONS = f"""
-    SELECT b.stream, b.at AS began, e.at AS ended, {", ".join(map(_part, ("model", "tenant", "route", "adapter", "engine")))}, b.source, b.rules,
+    SELECT b.stream, b.moment AS began, e.moment AS ended, {", ".join(map(_part, ("model", "tenant", "route", "adapter", "engine")))}, b.source, b.rules,
       coalesce(e.event, 'open') AS state, e.tokens, e.judged, e.dropped, e.gap, e.nan {{more}}
-    FROM (SELECT *, {AT} AS at FROM records WHERE kind = 'stream' AND event = 'begin') b
-    LEFT JOIN (SELECT *, {AT} AS at FROM records WHERE kind = 'stream' AND event IN ('end', 'lost')) e USING (stream)"""
+    FROM (SELECT *, {AT} AS moment FROM records WHERE kind = 'stream' AND event = 'begin') b
+    LEFT JOIN (SELECT *, {AT} AS moment FROM records WHERE kind = 'stream' AND event IN ('end', 'lost')) e USING (stream)"""
 _REPLIES = f"""
-    SELECT seq, {AT} AS at, request->>'$' AS request, how, outcome, status, tokens, early, streams, halted {{more}}
+    SELECT seq, {AT} AS time, request->>'$' AS request, how, outcome, status, tokens, early, held, streams, halted {{more}}
     FROM records WHERE kind = 'reply'"""
 _COVERAGE = f"""
     SELECT g.stream, g.model, g.tenant, g.state, g.tokens, g.judged, g.dropped, g.gap, g.nan, r.request, r.how, r.outcome, r.tokens AS delivered, r.early,
@@ -55,18 +56,17 @@ _COVERAGE = f"""
     FROM ({_GENERATIONS.format(more="")}) g
     LEFT JOIN (SELECT unnest(streams) AS stream, request, how, outcome, tokens, early FROM ({_REPLIES.format(more="")})) r USING (stream)"""
 _VERDICTS = f"""
-    SELECT seq, {AT} AS at, stream, position, rule, event, action, mode, shadow, limited, severity, risk, tags, grade, rules, "desc", "when",
-      signals, thresholds, model_signal
+    SELECT seq, {AT} AS time, stream, position, rule, event, action, mode, shadow, limited, severity, risk, tags, grade, rules, "desc", "when" {{more}}
     FROM records WHERE kind = 'verdict'"""
 _ACTIONS = f"""
-    SELECT seq, {AT} AS at, kind AS action, event, stream, rule, target, probe, dose, why FROM records WHERE kind IN ('reroute', 'steer', 'tenant')
+    SELECT seq, {AT} AS time, kind AS action, event, stream, rule, target, probe, dose, why FROM records WHERE kind IN ('reroute', 'steer', 'tenant')
     UNION ALL BY NAME
-    SELECT seq, {AT} AS at, 'halt' AS action, outcome AS event, streams[1] AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
+    SELECT seq, {AT} AS time, 'halt' AS action, outcome AS event, streams[1] AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
 _OPERATORS = f"""
-    SELECT seq, {AT} AS at, coalesce(issuer, "by") AS who, coalesce(verb, event) AS what, concat_ws(' ', about, name) AS about, reason, outcome, via, why, digest
+    SELECT seq, {AT} AS time, coalesce(issuer, "by") AS who, coalesce(verb, event) AS what, concat_ws(' ', about, name) AS about, reason, outcome, via, why, digest
     FROM records WHERE kind IN ('command', 'custody', 'rules', 'key', 'incident')"""
 _FAILURES = f"""
-    SELECT seq, {AT} AS at, kind, event, stream, source, condition, coalesce(decision, how) AS decision, coalesce(why, reason) AS why, frames, "first", "last", seconds
+    SELECT seq, {AT} AS time, kind, event, stream, source, condition, coalesce(decision, how) AS decision, coalesce(why, reason) AS why, frames, "first", "last", seconds
     FROM records WHERE kind IN ('failure', 'gap', 'clock') OR (kind = 'tap' AND event IN ('failed', 'refused')) OR (kind = 'ledger' AND event != 'sealed')
       OR (kind = 'witness' AND event != 'well') OR (kind = 'stream' AND event = 'lost')"""
 
@@ -93,8 +93,8 @@ class Tables:
     has such a column. So no score can be told, or added up, by person.
     """
 
-    def __init__(self, folder: Path, text: str, out: Path | None = None) -> None:
-        """`out`: the one file that a result may be written to. Raises ReadError, TileError, QueryError."""
+    def __init__(self, folder: Path, text: str, out: Path | None = None, scores: Collection[str] = tuple(SCORES)) -> None:
+        """`out`: the one file that a result may be written to. `scores`: those of its columns that are read; they are most of the bytes. Raises ReadError, TileError, QueryError."""
         words = set(re.findall(r"\w+", text.lower()))
         named = [view for view in VIEWS if view in words]
         if not named:
@@ -104,6 +104,7 @@ class Tables:
             raise QueryError(
                 f"refused: {', '.join(refused)} beside {' or '.join(PERSONAL)}. A score is a state of the model, and is never told or added up by natural person"
             )
+        self._scores = () if self.personal else tuple(scores)
         self._database = duckdb.connect(config={"max_memory": MEMORY})
         self._fill(folder, named)
         if out is not None:
@@ -126,7 +127,7 @@ class Tables:
 
     def _fill(self, folder: Path, named: list[str]) -> None:
         kinds = {kind for view in named for kind in VIEWS[view][1]}
-        fields = {**FIELDS, **(PERSONS if self.personal else SCORES)}
+        fields = {**FIELDS, **(PERSONS if self.personal else {name: SCORES[name] for name in self._scores})}
         used = set(re.findall(r"\w+", " ".join(VIEWS[view][0] for view in named))) | set(fields) - set(FIELDS)
         columns = {name: kind for name, kind in fields.items() if name in used or name in ("kind", "event", "time", "seq")}
         self._database.execute("CREATE TABLE records (" + ", ".join(f'"{name}" {kind}' for name, kind in columns.items()) + ")")
@@ -152,8 +153,11 @@ class Tables:
         file.unlink()
 
     def _more(self, view: str) -> str:
+        """The columns that a view has beside the others: scores, or what stands for a person."""
         if view == "generations":
-            return ", b.request->>'conversation' AS conversation" if self.personal else ", e.peak"
+            return ", b.request->>'conversation' AS conversation" if self.personal else ", e.peak" if "peak" in self._scores else ""
+        if view == "verdicts":
+            return "".join(f", {name}" for name in self._scores if name != "peak")
         return ", client_request" if self.personal else ""
 
     @contextmanager
@@ -165,7 +169,7 @@ class Tables:
             timer = threading.Timer(SECONDS, self._database.interrupt)
             timer.start()
             try:
-                yield self._database.execute(before + statements[0].query.strip().rstrip(";") + behind)
+                yield self._database.execute(before + statements[0].query.strip().rstrip(";") + f"\n{behind}")
             finally:
                 timer.cancel()
         except duckdb.InterruptException:
@@ -199,7 +203,7 @@ def filtered(view: str, where: dict[str, str], since: float | None, until: float
     """SQL for the last rows of a view that match, without writing SQL. Raises QueryError."""
     if view not in VIEWS:
         raise QueryError(f"no view '{view}'; there are: {', '.join(VIEWS)}")
-    at = {"generations": "began", "coverage": None}.get(view, "at")
+    at = {"generations": "began", "coverage": None}.get(view, "time")
     clauses = [f"{_name(name)} = {_text(value)}" for name, value in where.items()]
     for sign, moment in ((">=", since), ("<", until)):
         if moment is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monitor import __version__
-from monitor.commands import orders
+from monitor.commands import custody, evidence, orders  # noqa: F401  # the first two add their commands to audit's
 from monitor.commands.audit import app as audit_app
 from monitor.commands.probes import app as probes_app
 from monitor.commands.rules import app as rules_app

@@ -57,6 +57,7 @@ class Hold:
         self.opened: list[Condition] = []
         self.lagged = False
         self.early = 0
+        self.longest = 0.0  # in seconds, that a chunk waited for its scores
 
     async def outcome(self, index: int, tokens: int) -> Outcome:
         """What becomes of the chunk that ends with token number `tokens` of choice `index`. Waits for its scores."""
@@ -66,7 +67,9 @@ class Hold:
             if not await self._moved(deadline):
                 found = self.fail("missing_score", "late", index)
                 break
-        self._metrics.hold.observe(time.monotonic() - started)
+        waited = time.monotonic() - started
+        self._metrics.hold.observe(waited)
+        self.longest = max(self.longest, waited)
         return found
 
     async def whole(self, indexes: Collection[int], tokens: int | None) -> Outcome:

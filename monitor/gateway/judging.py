@@ -153,7 +153,7 @@ class Judging:
     def _record(self, reply: Reply[Any], counts: dict[int, int], halted: dict[int, Verdict]) -> None:
         self._pipeline.ledger.append(
             "reply", request=self._ticket.request, route=self.route, how=self.how(), outcome=reply.outcome, status=reply.status_code,
-            tokens=sum(counts.values()), early=self._hold.early + self._detour.early, choices=len(counts),
+            tokens=sum(counts.values()), early=self._hold.early + self._detour.early, held=round(self._hold.longest, 6), choices=len(counts),
             streams=[*(stream.name for stream in self._ticket.streams.values()), *self._detour.streams], halted=[verdict.rule.rule for verdict in halted.values()],
             course={str(index): [state.value for state in course.went] for index, course in self._relay.courses.items()},
             client_request=self.client,

@@ -1,0 +1,160 @@
+"""Questions to the ledger, and those that get no answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from monitor.audit import query
+from monitor.audit.query import QueryError, Tables, filtered
+from monitor.errors import BarographError
+from tests.ledgers import ledger
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three generations: one whole, one with lost scores and a halt, one still open."""
+    kept = ledger(tmp_path_factory.mktemp("query") / "l")
+    about = {"model": "m", "tenant": "acme", "route": "/v1/chat/completions", "adapter": "", "engine": "e", "conversation": "c0ffee"}
+    for name in ("a", "b", "c"):
+        kept.append("stream", event="begin", stream=f"{name}#0", source="tap", rules="d1", request=about)
+    kept.append(
+        "verdict", event="fired", stream="b#0", position=3, rule="high", rules="d1", action="halt", mode="armed", shadow=False, severity="critical",
+        tags=["x"], signals={"panic.last": 4.5}, thresholds={"t": 3}, model_signal={"panic": [1, 4.5]}, desc="d", when="panic.last > 3",
+    )  # fmt: skip
+    kept.append("stream", event="end", stream="a#0", tokens=9, judged=9, dropped=0, gap=False, nan=False, peak={"panic": 1.5})
+    kept.append("stream", event="end", stream="b#0", tokens=9, judged=4, dropped=5, gap=True, nan=False, peak={"panic": 4.5})
+    for name, halted in (("a", []), ("b", ["high"])):
+        kept.append("reply", request=name, how="judged", outcome="ended", status=200, tokens=4, early=0, streams=[f"{name}#0"], halted=halted, client_request="f00d")  # fmt: skip
+    kept.append("command", id="1", issuer="ann", via="api", verb="stop", about="tenant", name="acme", reason="a test", outcome="done")
+    kept.append("custody", event="held", by="bob", reason="a court", name="case")
+    kept.append("failure", stream="b#0", condition="missing_score", why="late", decision="closed")
+    kept.append("reroute", event="began", stream="b#0", rule="high", target="safe")
+    kept.append("gap", source="tap", frames=2)
+    kept.append("noise", said={"kind": "verdict", "rule": "not one"})
+    kept.close()
+    return kept.path
+
+
+def ask(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    tables = Tables(folder, sql)
+    try:
+        return tables.ask(sql)[1]
+    finally:
+        tables.close()
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT stream, state, tokens, judged, dropped, gap FROM generations ORDER BY 1", [("a#0", "end", 9, 9, 0, False), ("b#0", "end", 9, 4, 5, True), ("c#0", "open", None, None, None, None)]),
+        ("SELECT (peak->>'panic')::DOUBLE, model, tenant FROM generations WHERE stream = 'b#0'", [(4.5, "m", "acme")]),
+        ("SELECT stream, delivered, early, whole FROM coverage ORDER BY 1", [("a#0", 4, 0, True), ("b#0", 4, 0, False), ("c#0", None, None, False)]),
+        ("SELECT rule, action, mode, position, tags, signals->>'$.\"panic.last\"' FROM verdicts", [("high", "halt", "armed", 3, ["x"], "4.5")]),
+        ("SELECT action, event, stream, rule, target FROM actions ORDER BY seq", [("halt", "ended", "b#0", "high", None), ("reroute", "began", "b#0", "high", "safe")]),
+        ("SELECT who, what, about, reason FROM operators ORDER BY seq", [("ann", "stop", "tenant acme", "a test"), ("bob", "held", "case", "a court")]),
+        ("SELECT kind, condition, decision, frames FROM failures ORDER BY seq", [("failure", "missing_score", "closed", None), ("gap", None, None, 2)]),
+        ("SELECT request, halted FROM replies ORDER BY 1", [("a", []), ("b", ["high"])]),
+        ("FROM verdicts SELECT count(*);", [(1,)]),
+        ("WITH bad AS (SELECT * FROM coverage WHERE NOT whole) SELECT count(*) FROM bad JOIN generations USING (stream)", [(2,)]),
+    ],
+)  # fmt: skip
+def test_answers(folder: Path, sql: str, expected: list[tuple[Any, ...]]) -> None:
+    assert ask(folder, sql) == expected
+
+
+@pytest.mark.parametrize(
+    ("sql", "why"),
+    [
+        ("SELECT 1", "no view is named; there are: generations"),
+        ("DROP VIEW verdicts", "expected one SELECT"),
+        ("SELECT * FROM verdicts; SELECT 1", "expected one SELECT"),
+        ("COPY verdicts TO '/tmp/x'", "expected one SELECT"),
+        ("INSERT INTO verdicts VALUES (1)", "expected one SELECT"),
+        ("SELECT * FROM verdicts, read_csv('/etc/passwd')", "Permission Error"),
+        ("SELECT * FROM verdicts, '/etc/passwd'", "there are the views"),
+        ("SELECT nope FROM verdicts", "nope"),
+        ("SELEKT * FROM verdicts", "syntax error"),
+        ("SELECT * FROM verdicts JOIN replies USING (seq)", "Table with name replies does not exist" if False else ""),
+    ],
+)
+def test_refusals(folder: Path, sql: str, why: str) -> None:
+    if not why:
+        assert ask(folder, sql) == []
+        return
+    with pytest.raises(QueryError, match=why):
+        ask(folder, sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT client_request, avg((peak->>'panic')::DOUBLE) FROM generations, replies GROUP BY 1",
+        "SELECT conversation, max(peak) FROM generations GROUP BY 1",
+        "SELECT Conversation, count(*) FROM generations JOIN verdicts USING (stream) GROUP BY 1",
+        'SELECT "client_request", r.rule FROM replies JOIN verdicts r ON true',
+        "SELECT * FROM generations JOIN verdicts USING (stream) /* conversation */",
+        "SELECT conversation, halted FROM actions, generations",
+    ],
+)
+def test_no_score_is_told_by_natural_person(folder: Path, sql: str) -> None:
+    with pytest.raises(QueryError, match=r"refused|peak|Referenced"):
+        ask(folder, sql)
+
+
+def test_a_star_never_shows_a_person_beside_scores(folder: Path) -> None:
+    for view in query.VIEWS:
+        columns = set(Tables(folder, f"FROM {view}").ask(f"FROM {view}")[0])
+        assert not columns & set(query.PERSONAL), view
+    for view in ("generations", "replies"):
+        sql = f"SELECT *, 'conversation' AS x FROM {view}"
+        columns = set(Tables(folder, sql).ask(sql)[0])
+        assert columns & set(query.PERSONAL)
+        assert not columns & set(query.SCORES)
+    assert ask(folder, "SELECT conversation, count(*) FROM generations GROUP BY 1") == [("c0ffee", 3)]
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_results_go_into_files(folder: Path, tmp_path: Path, form: str) -> None:
+    out, sql = tmp_path / f"o'ut.{form}", "SELECT rule, position FROM verdicts -- a remark"
+    tables = Tables(folder, sql, out)
+    assert tables.write(sql + "\n", out, form) == 1
+    with pytest.raises(QueryError, match="Permission"):
+        tables.write(sql + "\n", tmp_path / "other", form)
+    assert duckdb.sql(f"SELECT rule, position FROM '{str(out).replace(chr(39), chr(39) * 2)}'").fetchall() == [("high", 3)]
+
+
+def test_filters_without_sql(folder: Path) -> None:
+    sql = filtered("verdicts", {"rule": "high"}, 0, 4e9, 10)
+    assert len(ask(folder, sql)) == 1
+    assert ask(folder, filtered("verdicts", {"rule": "x' OR 'a' = 'a"}, None, None, 10)) == []
+    assert len(ask(folder, filtered("coverage", {"whole": "true"}, None, None, 10))) == 1
+    for view, where, since in (("nope", {}, None), ("verdicts", {"a b": "1"}, None), ("coverage", {}, 1.0)):
+        with pytest.raises(QueryError):
+            filtered(view, where, since, None, 10)
+
+
+def test_a_query_has_an_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "SECONDS", 0.3)
+    with pytest.raises(QueryError, match=r"broken off after 0.3 s"):
+        ask(folder, "SELECT count(*) FROM range(10000000) a, range(10000000) b, verdicts WHERE a.range + b.range = 7")
+
+
+def test_what_is_no_ledger_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BarographError, match="no such ledger"):
+        Tables(tmp_path / "nope", "FROM verdicts")
+
+
+def test_records_are_read_as_they_lie_sealed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "PART", 1000)
+    kept = ledger(tmp_path / "l", checkpoint_s=600)
+    for i in range(1500):
+        kept.append("failure", condition="c", why=json.dumps({"i": i}), decision="open")
+        if i == 1000:
+            kept.seal()
+    kept.flush()
+    assert ask(kept.path, "SELECT count(*), count(DISTINCT why) FROM failures") == [(1500, 1500)]
