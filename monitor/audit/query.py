@@ -24,11 +24,11 @@ PART = 32 << 20  # bytes of records that are read at a time
 FIELDS = {
     "kind": "VARCHAR", "event": "VARCHAR", "seq": "BIGINT", "time": "DOUBLE", "stream": "VARCHAR", "source": "VARCHAR", "rules": "VARCHAR",
     "request": "JSON", "tokens": "BIGINT", "judged": "BIGINT", "dropped": "BIGINT", "gap": "BOOLEAN", "nan": "BOOLEAN", "how": "VARCHAR",
-    "outcome": "VARCHAR", "status": "INTEGER", "early": "BIGINT", "streams": "VARCHAR[]", "halted": "VARCHAR[]", "rule": "VARCHAR", "action": "VARCHAR",
-    "mode": "VARCHAR", "shadow": "BOOLEAN", "severity": "VARCHAR", "risk": "VARCHAR", "tags": "VARCHAR[]", "desc": "VARCHAR", "when": "VARCHAR",
+    "outcome": "VARCHAR", "status": "INTEGER", "early": "BIGINT", "streams": "JSON", "halted": "VARCHAR[]", "rule": "VARCHAR", "action": "VARCHAR",
+    "mode": "VARCHAR", "shadow": "VARCHAR", "severity": "VARCHAR", "risk": "VARCHAR", "tags": "VARCHAR[]", "desc": "VARCHAR", "when": "VARCHAR",
     "position": "BIGINT", "grade": "VARCHAR", "limited": "BOOLEAN", "issuer": "VARCHAR", "by": "VARCHAR", "via": "VARCHAR", "verb": "VARCHAR",
     "about": "VARCHAR", "name": "VARCHAR", "reason": "VARCHAR", "why": "VARCHAR", "condition": "VARCHAR", "decision": "VARCHAR", "frames": "BIGINT",
-    "first": "BIGINT", "last": "BIGINT", "target": "VARCHAR", "probe": "VARCHAR", "dose": "DOUBLE", "digest": "VARCHAR", "seconds": "DOUBLE",
+    "first": "JSON", "last": "BIGINT", "target": "VARCHAR", "probe": "VARCHAR", "dose": "DOUBLE", "digest": "VARCHAR", "seconds": "DOUBLE",
     "held": "DOUBLE",
 }  # fmt: skip
 SCORES = {"peak": "JSON", "signals": "JSON", "thresholds": "JSON", "model_signal": "JSON"}
@@ -48,7 +48,7 @@ _GENERATIONS = f"""
     FROM (SELECT *, {AT} AS moment FROM records WHERE kind = 'stream' AND event = 'begin') b
     LEFT JOIN (SELECT *, {AT} AS moment FROM records WHERE kind = 'stream' AND event IN ('end', 'lost')) e USING (stream)"""
 _REPLIES = f"""
-    SELECT seq, {AT} AS time, request->>'$' AS request, how, outcome, status, tokens, early, held, streams, halted {{more}}
+    SELECT seq, {AT} AS time, request->>'$' AS request, how, outcome, status, tokens, early, held, TRY_CAST(streams AS VARCHAR[]) AS streams, halted {{more}}
     FROM records WHERE kind = 'reply'"""
 _COVERAGE = f"""
     SELECT g.stream, g.model, g.tenant, g.state, g.tokens, g.judged, g.dropped, g.gap, g.nan, r.request, r.how, r.outcome, r.tokens AS delivered, r.early,
@@ -61,12 +61,12 @@ _VERDICTS = f"""
 _ACTIONS = f"""
     SELECT seq, {AT} AS time, kind AS action, event, stream, rule, target, probe, dose, why FROM records WHERE kind IN ('reroute', 'steer', 'tenant')
     UNION ALL BY NAME
-    SELECT seq, {AT} AS time, 'halt' AS action, outcome AS event, streams[1] AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
+    SELECT seq, {AT} AS time, 'halt' AS action, outcome AS event, streams->>0 AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
 _OPERATORS = f"""
     SELECT seq, {AT} AS time, coalesce(issuer, "by") AS who, coalesce(verb, event) AS what, concat_ws(' ', about, name) AS about, reason, outcome, via, why, digest
     FROM records WHERE kind IN ('command', 'custody', 'rules', 'key', 'incident')"""
 _FAILURES = f"""
-    SELECT seq, {AT} AS time, kind, event, stream, source, condition, coalesce(decision, how) AS decision, coalesce(why, reason) AS why, frames, "first", "last", seconds
+    SELECT seq, {AT} AS time, kind, event, stream, source, condition, coalesce(decision, how) AS decision, coalesce(why, reason) AS why, frames, TRY_CAST("first"->>'$' AS BIGINT) AS "first", "last", seconds
     FROM records WHERE kind IN ('failure', 'gap', 'clock') OR (kind = 'tap' AND event IN ('failed', 'refused')) OR (kind = 'ledger' AND event != 'sealed')
       OR (kind = 'witness' AND event != 'well') OR (kind = 'stream' AND event = 'lost')"""
 
@@ -145,11 +145,15 @@ class Tables:
             self._database.execute(f"CREATE VIEW {view} AS {VIEWS[view][0].format(more=self._more(view))}")
 
     def _load(self, file: Path, columns: dict[str, str], kinds: set[str]) -> None:
-        self._database.execute(
-            "INSERT INTO records SELECT * FROM read_json(?, format = 'newline_delimited', columns = ?, maximum_object_size = 1048576) "
-            "WHERE list_contains(?, kind)",
-            [str(file), columns, sorted(kinds)],
-        )
+        """A field that in some record is of another type than FIELDS says makes its part be read as JSON, slower; what does not fit is then null."""
+        read = "FROM read_json(?, format = 'newline_delimited', columns = ?, maximum_object_size = 1048576)"
+        wanted = [str(file), columns, sorted(kinds)]
+        try:
+            self._database.execute(f"INSERT INTO records SELECT * {read} WHERE list_contains(?, kind)", wanted)
+        except duckdb.InvalidInputException:
+            values = ", ".join(_value(name, kind) for name, kind in columns.items())
+            wanted[1] = dict.fromkeys(columns, "JSON")
+            self._database.execute(f"INSERT INTO records SELECT {values} {read} WHERE list_contains(?, kind->>'$')", wanted)
         file.unlink()
 
     def _more(self, view: str) -> str:
@@ -177,6 +181,16 @@ class Tables:
         except duckdb.Error as error:
             hint = f"; there are the views {', '.join(VIEWS)}" if isinstance(error, duckdb.CatalogException) else ""
             raise QueryError(f"{str(error).strip().splitlines()[0]}{hint}") from None
+
+
+def _value(name: str, kind: str) -> str:
+    return (
+        f'"{name}"'
+        if kind == "JSON"
+        else f'TRY_CAST("{name}" AS {kind})'
+        if kind.endswith("[]")
+        else f"""TRY_CAST("{name}"->>'$' AS {kind})"""
+    )
 
 
 def _parts(folder: Path, kinds: set[str]) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +69,11 @@ def _config(path: Path | None, model: str | None, bank: Path | None) -> Config:
     return config.model_copy(update=changes)
 
 
+def _no_core() -> None:
+    """A crash leaves no picture of the memory: prompts are in it, and tokens."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if show:
@@ -86,6 +92,7 @@ def up(config: ConfigOption = None, model: ModelOption = None, bank: BankOption 
 @engine_app.callback()
 def engine(context: typer.Context, config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
     """Serve a model with the tap inside (one process of `up`)."""
+    _no_core()
     settings = _config(config, model, bank)
     if context.invoked_subcommand is not None:
         context.obj = (settings, config)
@@ -139,6 +146,7 @@ def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOp
 
     from monitor.sidecar import run
 
+    _no_core()
     uvloop.run(run(_config(config, model, bank)))
 
 

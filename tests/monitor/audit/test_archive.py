@@ -100,7 +100,7 @@ def test_refusals_say_where(place: Place, server: tuple[str, Minio], tmp_path: P
     with pytest.raises(ArchiveError, match="SignatureDoesNotMatch"):
         Archive(place).copy(kept.path)
     assert archived(kept.path) == 0
-    with pytest.raises(ArchiveError, match="127.0.0.1:9/"):
+    with pytest.raises(ArchiveError, match=r"127\.0\.0\.1:9/"):
         Archive(Place("http://127.0.0.1:9", "bbb", "", "none", 1)).copy(kept.path)
 
 
