@@ -187,6 +187,7 @@ class KafkaConfig(_Frozen):
     scores_topic: str | None = Field(
         None, pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where recorded scores go, with audit.level: scores"
     )
+    checkpoints_topic: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where the ledger's signed checkpoints go")
     commands: CommandsConfig | None = Field(None, description="take commands from policy engines; without it none are read")
     username: str | None = None
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

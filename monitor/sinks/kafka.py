@@ -13,10 +13,12 @@ from kafka.errors import KafkaError
 
 from monitor.audit.disk import Disk
 from monitor.audit.ledger import Ledger
+from monitor.audit.note import MAX_NOTE
 from monitor.audit.reader import Reader
 from monitor.config import KafkaConfig
 from monitor.errors import BarographError
 from monitor.sinks.prometheus import Metrics
+from probes.files import read_plain
 
 log = logging.getLogger("barograph.kafka")
 
@@ -42,6 +44,7 @@ class KafkaPublisher:
         self._metrics = metrics
         self._wake = threading.Event()
         self._stop = threading.Event()
+        self._told = 0  # how many records the last checkpoint covers that the broker has
         self._thread = threading.Thread(target=self._run, name="barograph-kafka", daemon=True)
 
     def start(self) -> None:
@@ -64,6 +67,7 @@ class KafkaPublisher:
             try:
                 producer = producer or self._connect()
                 moved = self._send(producer, reader)
+                self._send_checkpoint(producer)
             except (KafkaError, OSError, AssertionError, BarographError) as error:
                 self._metrics.publish_errors.inc()
                 log.warning("kafka %s: %s: %s; trying again", self._config.bootstrap, type(error).__name__, error)
@@ -115,6 +119,14 @@ class KafkaPublisher:
                 self._metrics.published.inc()
         Disk().put({self._mark: str(reader.at).encode()})
         return True
+
+    def _send_checkpoint(self, producer: Any) -> None:
+        """The newest signed checkpoint, as it lies on the disk: whoever keeps it can tell a ledger that was rolled back."""
+        topic, newest = self._config.checkpoints_topic, self._ledger.checkpoint
+        if topic is not None and newest.size != self._told:
+            signed = read_plain(self._ledger.path / "checkpoint", MAX_NOTE)
+            producer.send(topic, value=signed, key=newest.origin.encode()).get(timeout=15)
+            self._told = newest.size
 
     def _one(self, producer: Any, line: bytes) -> Any:
         record = json.loads(line)

@@ -23,6 +23,7 @@ from tests.stack import Stack, eventually, free_port
 TOPIC = "barograph.verdicts"
 SCORES = "barograph.scores"
 COMMANDS, OUTCOMES = "barograph.commands", "barograph.outcomes"
+CHECKPOINTS = "barograph.checkpoints"
 RULES = "rules:\n- {rule: each, desc: d, when: calm.last > -99, do: alert, mode: armed}\n"
 
 
@@ -52,7 +53,7 @@ def broker(port: int, log: Path) -> Iterator[str]:
             try:
                 admin = KafkaAdminClient(bootstrap_servers=address, request_timeout_ms=3000)
                 try:
-                    for topic in {TOPIC, SCORES, COMMANDS, OUTCOMES} - set(admin.list_topics()):
+                    for topic in {TOPIC, SCORES, COMMANDS, OUTCOMES, CHECKPOINTS} - set(admin.list_topics()):
                         admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
                 finally:
                     admin.close()
@@ -68,14 +69,18 @@ def broker(port: int, log: Path) -> Iterator[str]:
 
 
 def consume(address: str, count: int, seconds: float = 30, topic: str = TOPIC) -> list[dict[str, Any]]:
+    return [json.loads(value) for value in consume_raw(address, count, seconds, topic)]
+
+
+def consume_raw(address: str, count: int, seconds: float = 30, topic: str = TOPIC) -> list[bytes]:
     consumer = KafkaConsumer(bootstrap_servers=address, consumer_timeout_ms=1000, enable_auto_commit=False)
     try:
         consumer.assign([TopicPartition(topic, 0)])
         consumer.seek_to_beginning()
-        found: list[dict[str, Any]] = []
+        found: list[bytes] = []
         deadline = time.monotonic() + seconds
         while len(found) < count and time.monotonic() < deadline:
-            found += [json.loads(message.value) for message in consumer]
+            found += [message.value for message in consumer]
         return found
     finally:
         consumer.close()
@@ -121,10 +126,42 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path, bank: Bank) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
+def test_checkpoints_are_kept_where_the_ledgers_keeper_has_no_hand(tmp_path: Path, bank: Bank) -> None:
+    """A ledger that was rolled back does not go on from what the topic has."""
+    from prometheus_client import CollectorRegistry
+
+    from monitor.audit import verifier
+    from monitor.config import KafkaConfig
+    from monitor.sinks.kafka import KafkaPublisher
+    from monitor.sinks.prometheus import Metrics
+    from probes.drift import Drift
+
+    ledger = ledgers.ledger(tmp_path / "ledger")
+    with broker(free_port(), tmp_path / "broker.log") as address:
+        config = KafkaConfig(bootstrap=address, checkpoints_topic=CHECKPOINTS)
+        publisher = KafkaPublisher(config, ledger, Metrics(CollectorRegistry(), bank.names, Drift(bank, 100)))
+        publisher.start()
+        for turn in range(3):
+            ledger.append("x", turn=turn)
+            ledger.seal()
+            eventually(lambda turn=turn: publisher._told == turn + 1, "the broker has it")
+        publisher.close(timeout=20)
+        kept = consume_raw(address, 3, topic=CHECKPOINTS)
+    key = verifier.Key.read(ledgers.SIGNER.key.vkey)
+    assert [note.split(b"\n")[1] for note in kept] == [b"1", b"2", b"3"]
+    assert verifier.verify(ledger.path, [key], since=kept).problems == []
+    other = ledgers.ledger(tmp_path / "other")
+    other.append("x", turn=0)
+    other.seal()
+    assert "rolled back" in " ".join(verifier.verify(other.path, [key], since=kept).problems)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
 def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> None:
     import numpy as np
     from prometheus_client import CollectorRegistry
 
+    from monitor.audit.levels import Level
     from monitor.audit.recordings import RecordingError, recordings
     from monitor.config import KafkaConfig
     from monitor.pipeline.scores import ScoreLog
@@ -138,6 +175,7 @@ def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> N
     scores = np.random.default_rng(0).normal(0, 2, (2, 150, len(bank.names))).astype("<f2").astype(np.float32)
     streams = [table.open((name, 0), "source", number, 0.0) for number, name in enumerate("ab")]
     for stream in streams:
+        stream.level = Level.SCORES
         ledger.append("stream", event="begin", stream=stream.name, request={"tenant": "acme", "conversation": "k"})
     slots = np.array([stream.slot for stream in streams])
     for position in range(150):
