@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import signal
@@ -79,6 +80,8 @@ async def run(config: Config) -> None:
         "sidecar",
         event="start",
         version=__version__,
+        config=hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+        model=config.model_name(),
         bank=bank.digest,
         bank_arrays=bank.card.arrays_sha256,
         bank_card=bank.card_sha256,
@@ -117,7 +120,7 @@ async def run(config: Config) -> None:
         receiver.close()
         if contents is not None:
             await asyncio.to_thread(contents.close)
-        ledger.append("sidecar", event="stop")
+        ledger.append("sidecar", event="stop", version=__version__, bank=bank.digest, rules=rulebook.engine.digest)
         await asyncio.to_thread(ledger.close)
         if kafka is not None:
             await asyncio.to_thread(kafka.close)

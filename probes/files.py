@@ -24,7 +24,10 @@ def open_plain(path: Path) -> BinaryIO:
 def read_plain(path: Path, limit: int) -> bytes:
     """All of a regular file. Raises OSError, also for one of more than `limit` bytes."""
     with open_plain(path) as file:
-        raw = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size
+        raw = file.read(min(size, limit) + 1)  # to ask for `limit` would make room for all of it
+        if size < len(raw) <= limit:  # it grew meanwhile, or says no size, as those in /proc
+            raw += file.read(limit + 1 - len(raw))
     if len(raw) > limit:
         raise OSError(errno.EFBIG, f"it is larger; expected at most {limit} bytes", str(path))
     return raw

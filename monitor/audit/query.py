@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tempfile
 import threading
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -131,30 +131,28 @@ class Tables:
         used = set(re.findall(r"\w+", " ".join(VIEWS[view][0] for view in named))) | set(fields) - set(FIELDS)
         columns = {name: kind for name, kind in fields.items() if name in used or name in ("kind", "event", "time", "seq")}
         self._database.execute("CREATE TABLE records (" + ", ".join(f'"{name}" {kind}' for name, kind in columns.items()) + ")")
-        with tempfile.TemporaryDirectory(prefix="barograph-query-") as home, ThreadPoolExecutor(1) as loader:
+        with ThreadPoolExecutor(1) as loader:
             loading: Future[None] | None = None  # the database reads one part while the next is gathered
-            for number, part in enumerate(_parts(folder, kinds)):
-                file = Path(home) / str(number)
-                file.write_bytes(part)
+            for part in _parts(folder, kinds):
                 if loading is not None:
                     loading.result()
-                loading = loader.submit(self._load, file, columns, kinds)
+                loading = loader.submit(self._load, part, columns, kinds)
             if loading is not None:
                 loading.result()
         for view in named:
             self._database.execute(f"CREATE VIEW {view} AS {VIEWS[view][0].format(more=self._more(view))}")
 
-    def _load(self, file: Path, columns: dict[str, str], kinds: set[str]) -> None:
+    def _load(self, part: bytes, columns: dict[str, str], kinds: set[str]) -> None:
         """A field that in some record is of another type than FIELDS says makes its part be read as JSON, slower; what does not fit is then null."""
         read = "FROM read_json(?, format = 'newline_delimited', columns = ?, maximum_object_size = 1048576)"
-        wanted = [str(file), columns, sorted(kinds)]
-        try:
-            self._database.execute(f"INSERT INTO records SELECT * {read} WHERE list_contains(?, kind)", wanted)
-        except duckdb.InvalidInputException:
-            values = ", ".join(_value(name, kind) for name, kind in columns.items())
-            wanted[1] = dict.fromkeys(columns, "JSON")
-            self._database.execute(f"INSERT INTO records SELECT {values} {read} WHERE list_contains(?, kind->>'$')", wanted)
-        file.unlink()
+        with _in_memory(part) as file:
+            wanted = [file, columns, sorted(kinds)]
+            try:
+                self._database.execute(f"INSERT INTO records SELECT * {read} WHERE list_contains(?, kind)", wanted)
+            except duckdb.InvalidInputException:
+                values = ", ".join(_value(name, kind) for name, kind in columns.items())
+                wanted[1] = dict.fromkeys(columns, "JSON")
+                self._database.execute(f"INSERT INTO records SELECT {values} {read} WHERE list_contains(?, kind->>'$')", wanted)
 
     def _more(self, view: str) -> str:
         """The columns that a view has beside the others: scores, or what stands for a person."""
@@ -181,6 +179,18 @@ class Tables:
         except duckdb.Error as error:
             hint = f"; there are the views {', '.join(VIEWS)}" if isinstance(error, duckdb.CatalogException) else ""
             raise QueryError(f"{str(error).strip().splitlines()[0]}{hint}") from None
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[str]:
+    """The path of a file that no disk has: records are not to lie about elsewhere, and a container's disk may be read-only."""
+    number = os.memfd_create("records", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(number), "wb") as file:
+            file.write(data)
+        yield f"/proc/self/fd/{number}"
+    finally:
+        os.close(number)
 
 
 def _value(name: str, kind: str) -> str:

@@ -208,6 +208,7 @@ class Rulebook:
         """Reload when a file changes. A refusal is said once for each state of the files."""
         while True:
             await asyncio.sleep(LOOK_S)
+            self._gauges()  # an incident may have frozen them from outside
             now = await asyncio.to_thread(self._look)
             if now != self._seen:
                 self._seen = now
