@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from monitor import __version__
+from monitor.admin.access import Role
 from monitor.admin.command import Command, CommandError
 from monitor.admin.commander import Commander
 from monitor.gateway.gateway import Gateway
@@ -46,6 +47,10 @@ def command_routes(commander: Commander, gateway: Gateway) -> list[Route]:
             if given.issuer not in (None, person.name):
                 raise commander.refuse(
                     given.id, person.name, "api", f"its issuer is {given.issuer}, its token that of {person.name}", given
+                )
+            if given.verb == "thaw" and person.role is not Role.ADMIN:
+                raise commander.refuse(
+                    given.id, person.name, "api", f"{person.name} has the role {person.role.value}; thaw is an admin's", given
                 )
             return JSONResponse(await commander.carry_out(given, person.name, "api"))
         except CommandError as error:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from monitor.audit.custody import deadlines
+from monitor.audit.custody import NOTES, deadlines
 from monitor.audit.proof import ProofError, Prover
 from monitor.audit.reader import records
 from monitor.errors import BarographError
@@ -85,7 +85,7 @@ def _related(folder: Path, verdict: dict[str, Any]) -> list[dict[str, Any]]:
                 before[f"{kind} {event}"] = each
             elif kind == "rules" and each.get("digest") == verdict.get("rules") and "document" in each:
                 before["rules"] = each
-        elif each["time"] < ended and kind in ("command", "custody", "rules"):
+        elif each["time"] < ended and kind in ("command", "custody", "rules") and event not in NOTES:
             found.append(each)
     return sorted([*found, *before.values()], key=lambda each: int(each["seq"]))
 
@@ -139,9 +139,9 @@ def _scores(related: list[dict[str, Any]], verdict: dict[str, Any]) -> bytes:
 def _draft(verdict: dict[str, Any], related: list[dict[str, Any]], opened: dict[str, Any] | None) -> str:
     aware = opened["aware_at"] if opened else None
     clocks = (
-        "".join(f"- {name}: {_at(when)}\n" for name, when in deadlines(aware).items())
+        "".join(f"  - {name}: {_at(when)}\n" for name, when in deadlines(aware).items())
         if aware is not None
-        else "- no incident was opened for this verdict: `barograph audit incident` with --aware starts the clocks\n"
+        else "  - no incident was opened for this verdict: `barograph audit incident` with --aware starts the clocks\n"
     )
     begin = next((each for each in related if each["kind"] == "stream" and each.get("event") == "begin"), {})
     reply = next((each for each in related if each["kind"] == "reply"), {})

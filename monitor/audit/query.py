@@ -29,7 +29,7 @@ FIELDS = {
     "position": "BIGINT", "grade": "VARCHAR", "limited": "BOOLEAN", "issuer": "VARCHAR", "by": "VARCHAR", "via": "VARCHAR", "verb": "VARCHAR",
     "about": "VARCHAR", "name": "VARCHAR", "reason": "VARCHAR", "why": "VARCHAR", "condition": "VARCHAR", "decision": "VARCHAR", "frames": "BIGINT",
     "first": "JSON", "last": "BIGINT", "target": "VARCHAR", "probe": "VARCHAR", "dose": "DOUBLE", "digest": "VARCHAR", "seconds": "DOUBLE",
-    "held": "DOUBLE",
+    "held": "DOUBLE", "said": "VARCHAR",
 }  # fmt: skip
 SCORES = {"peak": "JSON", "signals": "JSON", "thresholds": "JSON", "model_signal": "JSON"}
 PERSONS = {"client_request": "VARCHAR"}
@@ -63,7 +63,7 @@ _ACTIONS = f"""
     UNION ALL BY NAME
     SELECT seq, {AT} AS time, 'halt' AS action, outcome AS event, streams->>0 AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
 _OPERATORS = f"""
-    SELECT seq, {AT} AS time, coalesce(issuer, "by") AS who, coalesce(verb, event) AS what, concat_ws(' ', about, name) AS about, reason, outcome, via, why, digest
+    SELECT seq, {AT} AS time, coalesce(issuer, "by") AS who, coalesce(verb, event) AS what, coalesce(said, concat_ws(' ', about, name)) AS about, reason, outcome, via, why, digest
     FROM records WHERE kind IN ('command', 'custody', 'rules', 'key', 'incident')"""
 _FAILURES = f"""
     SELECT seq, {AT} AS time, kind, event, stream, source, condition, coalesce(decision, how) AS decision, coalesce(why, reason) AS why, frames, TRY_CAST("first"->>'$' AS BIGINT) AS "first", "last", seconds
@@ -177,8 +177,11 @@ class Tables:
         except duckdb.InterruptException:
             raise QueryError(f"broken off after {SECONDS:g} s; ask for less") from None
         except duckdb.Error as error:
-            hint = f"; there are the views {', '.join(VIEWS)}" if isinstance(error, duckdb.CatalogException) else ""
-            raise QueryError(f"{str(error).strip().splitlines()[0]}{hint}") from None
+            first, *more = str(error).strip().splitlines()
+            hint = "".join(f"; {line.strip()}" for line in more if line.startswith("Candidate"))
+            if isinstance(error, duckdb.CatalogException):
+                hint = f"; there are the views {', '.join(VIEWS)}"
+            raise QueryError(first + hint) from None
 
 
 @contextmanager

@@ -150,7 +150,18 @@ def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOp
     uvloop.run(run(_config(config, model, bank)))
 
 
-for command in (orders.stop, orders.resume, orders.throttle, orders.lift, orders.arm, orders.disarm, orders.release, orders.orders):
+for command in (
+    orders.stop,
+    orders.resume,
+    orders.throttle,
+    orders.lift,
+    orders.arm,
+    orders.disarm,
+    orders.release,
+    orders.freeze,
+    orders.thaw,
+    orders.orders,
+):
     app.command()(command)
 
 

@@ -147,7 +147,7 @@ def incident(
     for name, when in done["report_by"].items():
         print(f"report due for {name}: {datetime.fromtimestamp(when, UTC):%Y-%m-%d %H:%M} UTC")
     if freeze:
-        print("rules, purges and erasures are frozen until: POST /rules/thaw, or the command thaw")
+        print("rules, purges and erasures are frozen until: barograph thaw --reason …")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`barograph stop`, `resume`, `throttle`, `lift`, `arm`, `disarm`, `release` and `orders`: commands to a running sidecar, each with a reason."""
+"""`barograph stop`, `resume`, `throttle`, `lift`, `arm`, `disarm`, `release`, `freeze`, `thaw` and `orders`: commands to a running sidecar, each with a reason."""
 
 from __future__ import annotations
 
@@ -73,6 +73,17 @@ def disarm(rule: RuleArgument, reason: ReasonOption, config: ConfigOption = None
 def release(rule: RuleArgument, reason: ReasonOption, config: ConfigOption = None) -> None:
     """Give a rule the mode of its file back."""
     _modes(_command(config, "release", reason, rule=rule))
+
+
+def freeze(reason: ReasonOption, config: ConfigOption = None) -> None:
+    """Block reloads of rules, and purges and erasures of the ledger, until `thaw`."""
+    print(f"frozen: {_command(config, 'freeze', reason)['frozen']}")
+
+
+def thaw(reason: ReasonOption, config: ConfigOption = None) -> None:
+    """Take a freeze back, also one that an incident brought."""
+    _command(config, "thaw", reason)
+    print("thawed")
 
 
 def orders(config: ConfigOption = None) -> None:

@@ -159,7 +159,7 @@ def test_an_incident_is_packed_and_freezes(stack: Stack) -> None:
     assert f"incident at record {verdict}: it lied" in stack.change("/rules/reload", {"reason": "r"}).json()["error"]
     assert "an incident is frozen" in audit(stack, "purge", "--reason", "r", code=2)
     assert "expected a verdict that fired" in audit(stack, "incident", 0, "--reason", "r", "--out", stack.folder / "no.zip", code=2)
-    stack.change("/rules/thaw", {"reason": "reported"})
+    barograph("thaw", "--reason", "reported", "--config", stack.config_path)
     assert stack.change("/rules/reload", {"reason": "r"}).status_code == 200
 
 

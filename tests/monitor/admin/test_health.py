@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tests.rules.naive import probe_facts
 class Ward:
     """A sidecar's parts behind its admin address, all of them well."""
 
-    def __init__(self, bank: Bank, folder: Path, **config: Any) -> None:
+    def __init__(self, bank: Bank, folder: Path, access: Access | None = None, **config: Any) -> None:
         self.rig = Rig(bank, folder / "ledger")
         self.rig.pipeline.engine_state = "ok"
         self.tasks = Tasks(self.rig.pipeline.metrics)
@@ -39,7 +40,7 @@ class Ward:
         book = Rulebook(folder / "rules.yaml", probe_facts(), self.rig.ledger)
         self.gateway = Gateway(GatewayConfig(), self.rig.pipeline)
         self.commander = Commander(self.gateway, book, folder / "ledger.commands")
-        self.access = Access()
+        self.access = access or Access()
         sidecar = SidecarConfig(**config)
         app = admin_app(
             self.gateway,
@@ -130,3 +131,19 @@ def test_the_openapi_document_names_every_route(ward: Ward) -> None:
     command = document["components"]["schemas"]["Command"]
     assert set(command["required"]) == {"verb", "reason"}
     assert set(command["properties"]["verb"]["enum"]) == set(ABOUT)
+
+
+def test_only_an_admin_thaws_by_whichever_way(bank: Bank, tmp_path: Path) -> None:
+    entries = [f"- {{name: {role}-1, role: {role}, sha256: {hashlib.sha256(role.encode()).hexdigest()}}}" for role in ("operator", "admin")]
+    (tmp_path / "access").write_text("tokens:\n" + "\n".join(entries))
+    ward = Ward(bank, tmp_path, Access(tmp_path / "access"))
+
+    def ask(role: str, path: str, **said: str) -> int:
+        return ward.web.post(path, json={"reason": "r", **said}, headers={"authorization": f"Bearer {role}"}).status_code
+
+    assert ask("operator", "/commands", verb="freeze") == 200
+    assert ask("operator", "/commands", verb="thaw") == 409
+    assert ask("operator", "/rules/thaw") == 403
+    assert ask("admin", "/rules/reload") == 409
+    assert ask("admin", "/commands", verb="thaw") == 200
+    assert ask("admin", "/rules/reload") == 200

@@ -51,6 +51,7 @@ def kept(tmp_path: Path) -> Ledger:
     for name in ("r0", "r1"):
         made.append("stream", event="end", stream=f"{name}#0", tokens=9, judged=9, dropped=0, gap=False, nan=False, peak={"panic": 1.5})
         made.append("reply", request=name, how="judged", outcome="ended", status=200, tokens=3, early=0, held=0.002, streams=[f"{name}#0"], halted=["high"] if name == "r1" else [])  # fmt: skip
+    made.append("custody", event="queried", by="bob", reason="r", said="SELECT 1")
     made.append("command", id="1", issuer="ann", via="api", verb="disarm", about="rule", name="look", reason="too <loud>", outcome="done")
     made.append("failure", stream="r0#0", condition="missing_score", why="late", decision="open")
     made.seal()
