@@ -28,7 +28,7 @@ FIELDS = {
     "mode": "VARCHAR", "shadow": "VARCHAR", "severity": "VARCHAR", "risk": "VARCHAR", "tags": "VARCHAR[]", "desc": "VARCHAR", "when": "VARCHAR",
     "position": "BIGINT", "grade": "VARCHAR", "limited": "BOOLEAN", "issuer": "VARCHAR", "by": "VARCHAR", "via": "VARCHAR", "verb": "VARCHAR",
     "about": "VARCHAR", "name": "VARCHAR", "reason": "VARCHAR", "why": "VARCHAR", "condition": "VARCHAR", "decision": "VARCHAR", "frames": "BIGINT",
-    "first": "JSON", "last": "BIGINT", "target": "VARCHAR", "probe": "VARCHAR", "dose": "DOUBLE", "digest": "VARCHAR", "seconds": "DOUBLE",
+    "first": "JSON", "last": "BIGINT", "to": "VARCHAR", "do": "VARCHAR", "tenant": "VARCHAR", "probe": "VARCHAR", "dose": "DOUBLE", "digest": "VARCHAR", "seconds": "DOUBLE",
     "held": "DOUBLE", "said": "VARCHAR",
 }  # fmt: skip
 SCORES = {"peak": "JSON", "signals": "JSON", "thresholds": "JSON", "model_signal": "JSON"}
@@ -59,7 +59,7 @@ _VERDICTS = f"""
     SELECT seq, {AT} AS time, stream, position, rule, event, action, mode, shadow, limited, severity, risk, tags, grade, rules, "desc", "when" {{more}}
     FROM records WHERE kind = 'verdict'"""
 _ACTIONS = f"""
-    SELECT seq, {AT} AS time, kind AS action, event, stream, rule, target, probe, dose, why FROM records WHERE kind IN ('reroute', 'steer', 'tenant')
+    SELECT seq, {AT} AS time, kind AS action, event, stream, rule, "do" AS did, "to" AS target, probe, dose, tenant, why FROM records WHERE kind IN ('reroute', 'steer', 'tenant')
     UNION ALL BY NAME
     SELECT seq, {AT} AS time, 'halt' AS action, outcome AS event, streams->>0 AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
 _OPERATORS = f"""

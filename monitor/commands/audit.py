@@ -52,6 +52,8 @@ def verify(
         print(json.dumps(vars(report), indent=1))
     else:
         _tell(report)
+        if unsealed := _unsealed(folder, report.records):
+            print(f"{unsealed} newer records are on the disk and under no checkpoint yet")
     sys.exit(1 if report.problems else 0)
 
 
@@ -190,6 +192,20 @@ def configured(config: Path | None) -> Path:
     return Config.load(config).sidecar.ledger
 
 
+def _unsealed(folder: Path, sealed: int) -> int:
+    from monitor.audit.reader import Reader
+
+    reader, count = Reader(folder, sealed), 0
+    try:
+        while some := reader.take():
+            count += len(some)
+    except BarographError:
+        pass  # what was found wrong has been told
+    finally:
+        reader.close()
+    return count
+
+
 def _notes(file: Path) -> list[bytes]:
     """The signed notes of a file, one behind the other, as `audit.checkpoints` keeps them."""
     found = re.findall(rb"(?:[^\n]+\n)+\n(?:\xe2\x80\x94 [^\n]+\n)+", file.read_bytes())
@@ -205,6 +221,8 @@ def _tell(report: Any) -> None:
     print(f"{report.records} records of {report.origin}, root {report.root}")
     if report.records:
         print(f"from {at(report.first)} to {at(report.last)}; the longest silence was {report.silence:.1f} s")
+    if report.purged:
+        print(f"{report.purged} old records were purged by the ledger's keeper, and are known by their hashes")
     print(f"{report.lost} records were lost, and the ledger names them" if report.lost else "no record was lost")
     if report.unwitnessed:
         print(f"{report.unwitnessed} records came after the last checkpoint with a quorum of witnesses")

@@ -9,8 +9,7 @@ import aiohttp
 
 from monitor.gateway.asked import Asked
 from monitor.gateway.course import Event
-from monitor.gateway.failures import decision
-from monitor.gateway.hold import Hold
+from monitor.gateway.hold import Failure, Hold
 from monitor.gateway.relay import Chunk, Relay, broken_off, chunk_of, is_count, said_by_engine, upstream_error
 from monitor.gateway.reroute import Delivered, Seam, Turn, Way, body_for, plan
 from monitor.gateway.routes import encoded
@@ -177,8 +176,10 @@ class Detour:
     async def _asking(self, target: Target, asked: Asked, request: str, turn: Turn | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
         """The target's reply. `turn`: by its rule the reply has to say that it is judged, where that is refused otherwise."""
         upstream, ledger = target.upstream, self._pipeline.ledger
-        if not await ledger.durable(ledger.newest) and decision(upstream.config, "ledger") == "closed":
-            raise unavailable("the ledger does not keep what is recorded", "ledger")
+        if not await ledger.durable(ledger.newest):
+            hold = Hold(upstream.config, self._pipeline.streams, self._ticket, ledger, self._pipeline.metrics)
+            if isinstance(hold.fail("ledger", why := "the ledger does not keep what is recorded", 0), Failure):
+                raise unavailable(why, "ledger")
         body = jsons.encode_exactly(asked.body(request, counts=target.judged == "here"))  # others may refuse what they do not know
         headers = target.headers(self._given, request)
         async with upstream.ask("POST", encoded(asked.route), headers, body, self._query, upstream.config.upstream_idle_s) as response:

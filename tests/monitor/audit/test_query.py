@@ -33,7 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept.append("command", id="1", issuer="ann", via="api", verb="stop", about="tenant", name="acme", reason="a test", outcome="done")
     kept.append("custody", event="held", by="bob", reason="a court", name="case")
     kept.append("failure", stream="b#0", condition="missing_score", why="late", decision="closed")
-    kept.append("reroute", event="began", stream="b#0", rule="high", target="safe")
+    kept.append("reroute", event="intent", request="b", stream="b#0", rule="high", to="safe", do="continue", why="")
+    kept.append("tenant", event="throttled", tenant="acme", rule="high", why="w")
+    kept.append("steer", event="began", stream="b#0", source="tap", rule="high", position=3, probe="panic", dose=-0.1, wanted=8)
     kept.append("gap", source="tap", frames=2)
     kept.append("command", id="2", issuer="ann", via="api", verb="stop", about="all", name="", reason="r", outcome="done", streams=3)
     kept.append("noise", said={"kind": "verdict", "rule": "not one"})
@@ -56,7 +58,10 @@ def ask(folder: Path, sql: str) -> list[tuple[Any, ...]]:
         ("SELECT (peak->>'panic')::DOUBLE, model, tenant FROM generations WHERE stream = 'b#0'", [(4.5, "m", "acme")]),
         ("SELECT stream, delivered, early, whole FROM coverage ORDER BY 1", [("a#0", 4, 0, True), ("b#0", 4, 0, False), ("c#0", None, None, False)]),
         ("SELECT rule, action, mode, position, tags, signals->>'$.\"panic.last\"' FROM verdicts", [("high", "halt", "armed", 3, ["x"], "4.5")]),
-        ("SELECT action, event, stream, rule, target FROM actions ORDER BY seq", [("halt", "ended", "b#0", "high", None), ("reroute", "began", "b#0", "high", "safe")]),
+        ("SELECT action, event, stream, rule, did, target, tenant, dose FROM actions ORDER BY seq", [
+            ("halt", "ended", "b#0", "high", None, None, None, None), ("reroute", "intent", "b#0", "high", "continue", "safe", None, None),
+            ("tenant", "throttled", None, "high", None, None, "acme", None), ("steer", "began", "b#0", "high", None, None, None, -0.1),
+        ]),
         ("SELECT who, what, about, reason FROM operators ORDER BY seq", [("ann", "stop", "tenant acme", "a test"), ("bob", "held", "case", "a court"), ("ann", "stop", "all ", "r")]),
         ("SELECT kind, condition, decision, frames FROM failures ORDER BY seq", [("failure", "missing_score", "closed", None), ("gap", None, None, 2)]),
         ("SELECT request, halted FROM replies ORDER BY 1", [("a", []), ("b", ["high"])]),

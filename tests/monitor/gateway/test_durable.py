@@ -120,3 +120,32 @@ def test_a_disk_that_fails_is_a_setting(stage: Stage, monkeypatch: pytest.Monkey
         assert "content_filter" not in answer.text
     else:
         assert "content_filter" in answer.text
+
+
+@pytest.mark.parametrize("setting", ["closed", "open"])
+def test_a_target_that_is_not_asked_because_of_the_ledger_is_a_decision_that_counts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    asked: list[bool] = []
+    answers = there(*said("x "))
+
+    async def target(exchange: Exchange) -> None:
+        if exchange.method == "POST" and exchange.asked.get("stream"):
+            asked.append(True)
+        await answers(exchange)
+
+    async def act(client: httpx.AsyncClient, scene: Scene) -> tuple[httpx.Response, float]:
+        await scene.gateway.engine.targets["safe"].look(scene.rig.pipeline.streams)
+
+        async def never(number: int, seconds: float = 5.0) -> bool:
+            return False
+
+        monkeypatch.setattr(scene.rig.ledger, "durable", never)
+        answer = await client.post(CHAT, json={**ASK, "stream": True})
+        decisions = scene.rig.sample("barograph_failure_decisions_total", condition="ledger", decision=setting)
+        return answer, decisions or 0
+
+    answer, decisions = stage.play(HALTED, act, there=target, rules=TURNING, on_ledger_failure=setting)
+    assert bool(asked) is (setting == "open")
+    assert decisions >= 1
+    assert answer.status_code == 200
