@@ -7,7 +7,6 @@ import base64
 import binascii
 import json
 import logging
-import os
 import threading
 import time
 from typing import Any
@@ -21,7 +20,7 @@ from monitor.admin.command import Command, CommandError
 from monitor.admin.commander import Commander
 from monitor.config import CommandsConfig, KafkaConfig
 from monitor.http import jsons
-from monitor.sinks.kafka import PASSWORD
+from monitor.sinks.kafka import connection
 from monitor.sinks.prometheus import Metrics
 
 log = logging.getLogger("barograph.commands")
@@ -121,17 +120,9 @@ class Mailbox:
                     consumer.close()
 
     def _connect(self) -> Any:
-        kafka = self._kafka
-        secrets: dict[str, Any] = {}
-        if kafka.username is not None:
-            secrets = {
-                "sasl_mechanism": "SCRAM-SHA-512",
-                "sasl_plain_username": kafka.username,
-                "sasl_plain_password": os.environ.get(PASSWORD, ""),
-            }
         return KafkaConsumer(
-            bootstrap_servers=kafka.bootstrap.split(","), security_protocol=kafka.security, client_id="barograph-commands",
-            enable_auto_commit=False, group_id=None, auto_offset_reset="latest", max_partition_fetch_bytes=4 << 20, **secrets,
+            enable_auto_commit=False, group_id=None, auto_offset_reset="latest", max_partition_fetch_bytes=4 << 20,
+            **{**connection(self._kafka), "client_id": "barograph-commands"},
         )  # fmt: skip
 
     def _read(self, consumer: Any) -> None:

@@ -6,17 +6,18 @@ import json
 import logging
 import os
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
-from monitor.audit.disk import Disk
 from monitor.audit.ledger import Ledger
 from monitor.audit.note import MAX_NOTE
 from monitor.audit.reader import Reader
 from monitor.config import KafkaConfig
-from monitor.errors import BarographError
+from monitor.sinks.cursor import Cursor
 from monitor.sinks.prometheus import Metrics
 from probes.files import read_plain
 
@@ -34,13 +35,14 @@ class KafkaPublisher:
     """A thread that sends the ledger's verdicts, in order, at least once.
 
     Only what is durable is published. How many records the broker has acknowledged is kept in a file beside the ledger (`<ledger>.kafka`),
-    so a broker that is away delays records and never loses them. Consumers drop doubles by `seq`.
+    so a broker that is away delays records and never loses them. Consumers drop doubles by the header `ce_id`. A record that the broker refuses for good is
+    set aside: counted, and named in the ledger, where it stays; those behind it go on.
     """
 
     def __init__(self, config: KafkaConfig, ledger: Ledger, metrics: Metrics) -> None:
         self._config = config
         self._ledger = ledger
-        self._mark = ledger.path.with_name(ledger.path.name + ".kafka")
+        self._cursor = Cursor(ledger.path, ledger.path.with_name(ledger.path.name + ".kafka"))
         self._metrics = metrics
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -61,18 +63,22 @@ class KafkaPublisher:
 
     def _run(self) -> None:
         producer: Any = None
-        reader = Reader(self._ledger.path, self._acknowledged())
+        reader: Reader | None = None
+        at: int | None = None
         while True:
-            at = reader.at
             try:
+                at = self._cursor.read() if at is None else at
+                reader = reader or Reader(self._ledger.path, at)
                 producer = producer or self._connect()
                 moved = self._send(producer, reader)
+                at = reader.at
                 self._send_checkpoint(producer)
-            except (KafkaError, OSError, AssertionError, BarographError) as error:
+            except Exception as error:  # whatever it was: a publisher that died would be silence
+                if reader is not None:
+                    reader.close()
+                    reader = None  # what it took is taken once more
                 self._metrics.publish_errors.inc()
                 log.warning("kafka %s: %s: %s; trying again", self._config.bootstrap, type(error).__name__, error)
-                reader.close()
-                reader = Reader(self._ledger.path, at)
                 if self._stop.wait(RETRY_S):
                     break
                 continue
@@ -86,39 +92,66 @@ class KafkaPublisher:
             producer.close(timeout=2)
 
     def _connect(self) -> Any:
-        config = self._config
-        secrets: dict[str, Any] = {}
-        if config.username is not None:
-            secrets = {
-                "sasl_mechanism": "SCRAM-SHA-512",
-                "sasl_plain_username": config.username,
-                "sasl_plain_password": os.environ.get(PASSWORD, ""),
-            }
-        return KafkaProducer(
-            bootstrap_servers=config.bootstrap.split(","), security_protocol=config.security, client_id="barograph",
-            acks="all", max_block_ms=5000, request_timeout_ms=10_000, **secrets,
-        )  # fmt: skip
-
-    def _acknowledged(self) -> int:
-        try:
-            return min(int(self._mark.read_text()), self._ledger.kept)
-        except FileNotFoundError:
-            return 0
-        except (ValueError, OSError) as error:
-            log.error("%s: %s; publishing the ledger from its beginning", self._mark, error)
-            return 0
+        return KafkaProducer(acks="all", max_block_ms=5000, request_timeout_ms=10_000, **connection(self._config))
 
     def _send(self, producer: Any, reader: Reader) -> bool:
         """Publish the next records, and keep how far the broker has acknowledged. False when there were none."""
-        if not (some := reader.take(min(BATCH, self._ledger.kept - reader.at))):
+        if not (some := reader.take(min(BATCH, max(0, self._ledger.kept - reader.at)))):
             return False
-        sent = [self._one(producer, record) for record in some]
-        for future in sent:
-            if future is not None:
+        sent = [(line, topic, self._one(producer, line, topic)) for line in some if (topic := self._topic(line)) is not None]
+        for line, topic, future in sent:
+            try:
+                if isinstance(future, Exception):
+                    raise future
                 future.get(timeout=15)
                 self._metrics.published.inc()
-        Disk().put({self._mark: str(reader.at).encode()})
+            except (KafkaError, ValueError) as error:
+                if not self._for_good(error, topic):
+                    raise
+                self._set_aside(line, topic, error)
+        self._cursor.keep(reader.at, some[-1])
         return True
+
+    def _one(self, producer: Any, line: bytes, topic: str) -> Any:
+        """The broker's answer to come, or the error that it was not even sent with."""
+        record = json.loads(line)
+        try:
+            return producer.send(topic, value=line, key=str(record.get("stream", "")).encode(), headers=self._headers(record))
+        except (KafkaError, ValueError) as error:
+            return error
+
+    def _headers(self, record: dict[str, Any]) -> list[tuple[str, bytes]]:
+        """Those of CloudEvents 1.0 in Kafka's binary form."""
+        origin = self._ledger.checkpoint.origin
+        about = {
+            "content-type": "application/json", "ce_specversion": "1.0", "ce_id": f"{origin}/{record['seq']}", "ce_source": origin,
+            "ce_type": ".".join(filter(None, ("barograph", record["kind"], str(record.get("event", ""))))),
+            "ce_time": datetime.fromtimestamp(record["time"], UTC).isoformat(), "ce_subject": str(record.get("stream", "")),
+        }  # fmt: skip
+        return [(name, value.encode()) for name, value in about.items() if value]
+
+    def _topic(self, line: bytes) -> str | None:
+        kind = json.loads(line).get("kind")
+        commands = self._config.commands
+        if kind in OUTCOMES and commands is not None:
+            return commands.outcomes_topic
+        return self._config.topic if kind in KINDS else self._config.scores_topic if kind in SCORES else None
+
+    def _for_good(self, error: Exception, topic: str) -> bool:
+        """Whether the broker will refuse it again: too large, no permission, no such topic. A broker that does not answer refuses nothing."""
+        if isinstance(error, (KafkaTimeoutError, UnknownTopicOrPartitionError)):
+            admin = KafkaAdminClient(**connection(self._config))
+            try:
+                return topic not in admin.list_topics()
+            finally:
+                admin.close()
+        return not getattr(error, "retriable", False)
+
+    def _set_aside(self, line: bytes, topic: str, error: Exception) -> None:
+        number, why = json.loads(line)["seq"], type(error).__name__
+        self._metrics.publish_refused.labels(topic, why).inc()
+        log.error("kafka %s: record %d is set aside: %s refuses it: %s: %s", self._config.bootstrap, number, topic, why, error)
+        self._ledger.append("publish", event="refused", record=number, topic=topic, why=f"{why}: {error}"[:300])
 
     def _send_checkpoint(self, producer: Any) -> None:
         """The newest signed checkpoint, as it lies on the disk: whoever keeps it can tell a ledger that was rolled back."""
@@ -128,13 +161,12 @@ class KafkaPublisher:
             producer.send(topic, value=signed, key=newest.origin.encode()).get(timeout=15)
             self._told = newest.size
 
-    def _one(self, producer: Any, line: bytes) -> Any:
-        record = json.loads(line)
-        kind = record.get("kind")
-        commands = self._config.commands
-        topic = self._config.topic if kind in KINDS else self._config.scores_topic if kind in SCORES else None
-        if kind in OUTCOMES and commands is not None:
-            topic = commands.outcomes_topic
-        if topic is None:
-            return None
-        return producer.send(topic, value=line, key=str(record.get("stream", "")).encode())
+
+def connection(config: KafkaConfig) -> dict[str, Any]:
+    """What every client of the broker is made with."""
+    secrets: dict[str, Any] = {}
+    if config.username is not None:
+        secrets = {
+            "sasl_mechanism": "SCRAM-SHA-512", "sasl_plain_username": config.username, "sasl_plain_password": os.environ.get(PASSWORD, ""),
+        }  # fmt: skip
+    return {"bootstrap_servers": config.bootstrap.split(","), "security_protocol": config.security, "client_id": "barograph", **secrets}

@@ -158,6 +158,7 @@ class Metrics:
         self.unwitnessed = gauge("ledger_witnesses_missing", "Witnesses that did not cosign the newest checkpoint")
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
+        self.publish_refused = counter("kafka_refused", "Records that Kafka refused for good; the ledger names them", ["topic", "reason"])
         self.publish_errors = counter("kafka_errors", "Failed attempts to publish")
 
     def model_label(self, model: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
@@ -73,14 +73,18 @@ def consume(address: str, count: int, seconds: float = 30, topic: str = TOPIC) -
 
 
 def consume_raw(address: str, count: int, seconds: float = 30, topic: str = TOPIC) -> list[bytes]:
+    return [message.value for message in consume_whole(address, count, seconds, topic)]
+
+
+def consume_whole(address: str, count: int, seconds: float = 30, topic: str = TOPIC) -> list[Any]:
     consumer = KafkaConsumer(bootstrap_servers=address, consumer_timeout_ms=1000, enable_auto_commit=False)
     try:
         consumer.assign([TopicPartition(topic, 0)])
         consumer.seek_to_beginning()
-        found: list[bytes] = []
+        found: list[Any] = []
         deadline = time.monotonic() + seconds
         while len(found) < count and time.monotonic() < deadline:
-            found += [message.value for message in consumer]
+            found += list(consumer)
         return found
     finally:
         consumer.close()
@@ -123,6 +127,65 @@ def test_a_restart_goes_on_where_it_was(tmp_path: Path, bank: Bank) -> None:
             publisher.start()
             publisher.close(timeout=20)
         assert [record["turn"] for record in consume(address, 2)] == [0, 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
+def test_a_record_that_is_refused_for_good_is_set_aside(tmp_path: Path, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind it go on; the metric counts it, and the ledger names it and still has it."""
+    from prometheus_client import CollectorRegistry
+
+    from monitor.config import KafkaConfig
+    from monitor.sinks import kafka
+    from monitor.sinks.prometheus import Metrics
+    from probes.drift import Drift
+
+    monkeypatch.setattr(kafka, "KafkaProducer", lambda **more: KafkaProducer(max_request_size=3000, **more))
+    ledger, registry = ledgers.ledger(tmp_path / "ledger"), CollectorRegistry()
+    for turn, size in enumerate((10, 5000, 20)):
+        ledger.append("verdict", event="fired", stream=f"s{turn}#0", filler="x" * size)
+    assert ledger.flush()
+    with broker(free_port(), tmp_path / "broker.log") as address:
+        publisher = kafka.KafkaPublisher(KafkaConfig(bootstrap=address), ledger, Metrics(registry, bank.names, Drift(bank, 100)))
+        publisher.start()
+        publisher.close(timeout=20)
+        assert [record["stream"] for record in consume(address, 2)] == ["s0#0", "s2#0"]
+        headers = dict(consume_whole(address, 1)[0].headers)
+    assert headers["ce_id"] == b"example.com/barograph/0"
+    assert headers["ce_type"] == b"barograph.verdict.fired"
+    assert (headers["ce_specversion"], headers["ce_subject"], headers["content-type"]) == (b"1.0", b"s0#0", b"application/json")
+    assert registry.get_sample_value("barograph_kafka_refused_total", {"topic": TOPIC, "reason": "MessageSizeTooLargeError"}) == 1
+    (named,) = [each for each in ledgers.records(ledger.path, ledger) if each["kind"] == "publish"]
+    assert (named["record"], named["topic"]) == (1, TOPIC)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
+@pytest.mark.parametrize("what", ["empty", "damaged", "of another ledger", "of more than there is"])
+def test_a_place_that_is_not_of_this_ledger_starts_over(tmp_path: Path, bank: Bank, what: str) -> None:
+    """A ledger that was moved away, cut, or put back from a copy: every verdict arrives."""
+    from prometheus_client import CollectorRegistry
+
+    from monitor.config import KafkaConfig
+    from monitor.sinks.kafka import KafkaPublisher
+    from monitor.sinks.prometheus import Metrics
+    from probes.drift import Drift
+
+    ledger = ledgers.ledger(tmp_path / "ledger")
+    for turn in range(3):
+        ledger.append("verdict", stream="s#0", turn=turn)
+    assert ledger.flush()
+    said = {
+        "empty": "",
+        "damaged": '{"records": ',
+        "of another ledger": '{"records": 2, "last": "00"}',
+        "of more than there is": '{"records": 99, "last": "00"}',
+    }
+    (tmp_path / "ledger.kafka").write_text(said[what])
+    with broker(free_port(), tmp_path / "broker.log") as address:
+        publisher = KafkaPublisher(KafkaConfig(bootstrap=address), ledger, Metrics(CollectorRegistry(), bank.names, Drift(bank, 100)))
+        publisher.start()
+        publisher.close(timeout=20)
+        assert [record["turn"] for record in consume(address, 3)] == [0, 1, 2]
+    assert json.loads((tmp_path / "ledger.kafka").read_text())["records"] == 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
