@@ -26,7 +26,7 @@ from monitor.pipeline.scores import ScoreLog
 from monitor.pipeline.source import Source
 from monitor.pipeline.steering import Steering
 from monitor.pipeline.streams import Stream, StreamTable
-from monitor.sinks.prometheus import Metrics, StreamGauges
+from monitor.sinks.prometheus import Metrics, Running, StreamGauges
 from probes.bank import Bank
 from probes.drift import Drift
 from probes.passport import Passport
@@ -47,6 +47,7 @@ class Batch:
     positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     scores: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     lost: int = 0
+    time_ns: int = 0  # when the tap read the scores, by the machine's steady clock
     failed: str = ""
     gave_up: bool = False  # the source failed just now
     checked: bool = False  # and said how it proved itself
@@ -97,6 +98,7 @@ class Pipeline:
         self.engine_state = "waiting for the engine"  # what the gateway knows of it: ok, or what is wrong
         self.on_throttle: Callable[[Verdict, Stream], None] = lambda verdict, stream: None  # who throttles tenants
         self.metrics.registry.register(StreamGauges(self._running))
+        self.metrics.bank_info.info({"digest": self.bank.digest, "model": self.bank.card.model.name, "probes": str(len(self.bank.names))})
         self._gauges()
 
     def use(self, rules: RuleEngine) -> None:
@@ -207,6 +209,7 @@ class Pipeline:
         numbers, positions, scores = message.arrays(len(self.bank.names))
         check_frame(message, positions)
         batch.lost = 0 if source.seq is None else max(0, message.seq - source.seq - 1)
+        batch.time_ns = message.time_ns
         source.seq = message.seq if source.seq is None else max(source.seq, message.seq)
         batch.failed = message.failed[:MAX_WHY]
         batch.steered = message.steered
@@ -223,6 +226,7 @@ class Pipeline:
         metrics.frames.inc()
         metrics.lost.inc(batch.lost)
         if len(batch.slots):
+            metrics.lag(metrics.tap_lag, batch.time_ns)
             metrics.tokens.inc(len(batch.slots))
             metrics.scores.observe(batch.scores)
             self.drift.observe(batch.scores)
@@ -245,6 +249,8 @@ class Pipeline:
                 if verdict.action == Action.STEER and not verdict.shadow and not verdict.ended:
                     self._steering.note(batch.source, self.streams.by_slot[verdict.slot], verdict)
             batch.verdicts += verdicts
+        if batch.verdicts:
+            self.metrics.lag(self.metrics.verdict_delay, batch.time_ns)
 
     def act(self, batch: Batch) -> None:
         source = batch.source
@@ -388,16 +394,19 @@ class Pipeline:
         source.remove(stream)
         self.streams.end(stream)
 
-    def _running(self) -> dict[str, tuple[int, dict[str, int]]]:
-        """By model: how many streams run, and for how many of them each rule fires."""
+    def _running(self) -> dict[str, Running]:
         slots: dict[str, list[int]] = {}
         for source in self.sources:
             slots.setdefault(source.label, []).extend(stream.slot for stream in source.streams.values())
         names = [rule.rule for rule in self.rules.rules]
-        return {
-            model: (len(each), dict(zip(names, self.rules.firing(np.array(each, np.intp)).tolist(), strict=True)))
-            for model, each in slots.items()
-        }
+        found = {}
+        for model, each in slots.items():
+            firing = dict(zip(names, self.rules.firing(np.array(each, np.intp)).tolist(), strict=True))
+            peaks = self.streams.peak[each].max(axis=0).tolist() if each else []
+            found[model] = Running(
+                len(each), firing, {name: peak for name, peak in zip(self.bank.names, peaks, strict=False) if np.isfinite(peak)}
+            )
+        return found
 
     def _gauges(self) -> None:
         """Counted when somebody asks, not at every frame."""

@@ -72,6 +72,7 @@ class KafkaPublisher:
                 producer = producer or self._connect()
                 moved = self._send(producer, reader)
                 at = reader.at
+                self._metrics.kafka_waiting.set(max(0, self._ledger.kept - at))
                 self._send_checkpoint(producer)
             except Exception as error:  # whatever it was: a publisher that died would be silence
                 if reader is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +13,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from monitor import __version__
 from probes.drift import Drift
 
 MAX_MODELS = 16  # that are named in metrics; what taps call themselves must not make series without end
 OTHER = "other"
 
+DELAYS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1)  # seconds
+MAX_LAG_S = 3600.0  # what a tap says of its clock beyond that says nothing
 BUCKETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
@@ -23,23 +29,28 @@ class ScoreHistogram(Collector):
 
     def __init__(self, probes: tuple[str, ...]) -> None:
         self._probes = probes
-        self._counts = np.zeros((len(probes), len(BUCKETS) + 1), np.int64)
-        self._sums = np.zeros(len(probes))
+        width = len(BUCKETS) + 2  # the last is of what is not finite, and told to nobody
+        self._bounds = np.array(BUCKETS, np.float32)
+        self._first = np.arange(len(probes)) * width  # of a probe's buckets, all in one row
+        self._counts = np.zeros((len(probes), width), np.int64)
 
     def observe(self, scores: NDArray[np.float32]) -> None:
         """Scores [n, k]; what is not finite is left out (it is counted elsewhere)."""
-        rows, columns = np.nonzero(np.isfinite(scores))
-        values = scores[rows, columns]
-        np.add.at(self._counts, (columns, np.searchsorted(BUCKETS, values)), 1)
-        np.add.at(self._sums, columns, values)
+        places = np.searchsorted(self._bounds, scores.ravel()).reshape(scores.shape)
+        if not (finite := np.isfinite(scores)).all():
+            places[~finite] = len(BUCKETS) + 1
+        places += self._first
+        self._counts += np.bincount(places.ravel(), minlength=self._counts.size).reshape(self._counts.shape)
 
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(
             "barograph_score", "Scores of judged tokens, in standard deviations above neutral text", labels=["probe"]
         )
         bounds = [*map(str, BUCKETS), "+Inf"]
-        for probe, counts, total in zip(self._probes, self._counts.cumsum(axis=1), self._sums, strict=True):
-            family.add_metric([probe], list(zip(bounds, map(float, counts), strict=True)), float(total))
+        for probe, counts in zip(self._probes, self._counts[:, :-1].cumsum(axis=1), strict=True):
+            family.add_metric(
+                [probe], list(zip(bounds, map(float, counts), strict=True)), None
+            )  # scores may be negative, so no sum is told
         yield family
 
 
@@ -63,24 +74,36 @@ class DriftGauges(Collector):
             yield family
 
 
+@dataclass(frozen=True)
+class Running:
+    """Of a model's running generations: how many there are, for how many each rule fires, and the highest score of each probe."""
+
+    streams: int
+    firing: dict[str, int]
+    peaks: dict[str, float]
+
+
 class StreamGauges(Collector):
-    """Streams that run, and those for which a rule fires, by model: counted when somebody asks.
+    """What runs, by model: counted when somebody asks."""
 
-    `count` gives, for each model, how many run and how many each rule fires for.
-    """
-
-    def __init__(self, count: Callable[[], dict[str, tuple[int, dict[str, int]]]]) -> None:
-        self._count = count
+    def __init__(self, running: Callable[[], dict[str, Running]]) -> None:
+        self._running = running
 
     def collect(self) -> Iterator[Metric]:
         running = GaugeMetricFamily("barograph_streams_running", "Generations that are running", labels=["model"])
         firing = GaugeMetricFamily("barograph_streams_firing", "Running generations for which a rule fires now", labels=["rule", "model"])
-        for model, (streams, rules) in self._count().items():
-            running.add_metric([model], streams)
-            for rule, number in rules.items():
+        peaks = GaugeMetricFamily(
+            "barograph_streams_peak", "Highest score so far of the generations that are running", labels=["probe", "model"]
+        )
+        for model, found in self._running().items():
+            running.add_metric([model], found.streams)
+            for rule, number in found.firing.items():
                 firing.add_metric([rule, model], number)
+            for probe, value in found.peaks.items():
+                peaks.add_metric([probe, model], value)
         yield running
         yield firing
+        yield peaks
 
 
 class Metrics:
@@ -94,6 +117,8 @@ class Metrics:
             return Gauge(f"barograph_{name}", text, registry=registry)
 
         self.registry = registry
+        Info("barograph_build", "This sidecar", registry=registry).info({"version": __version__, "python": platform.python_version()})
+        self.bank_info = Info("barograph_bank", "The bank of probes that is judged by", registry=registry)
         self._models: set[str] = set()
         self.scores = ScoreHistogram(probes)
         registry.register(self.scores)
@@ -101,6 +126,15 @@ class Metrics:
         self.tokens = counter("tokens_judged", "Produced tokens that were scored and judged")
         self.nan = counter("scores_not_finite", "Tokens with a score that is not a finite number")
         self.frames = counter("frames", "Frames received from taps")
+        self.tap_lag = Histogram(
+            "barograph_tap_lag_seconds", "From the tap's reading of a step's scores to their arrival", registry=registry, buckets=DELAYS
+        )
+        self.verdict_delay = Histogram(
+            "barograph_verdict_delay_seconds",
+            "From the tap's reading of a step's scores to the verdict that they led to",
+            registry=registry,
+            buckets=DELAYS,
+        )
         self.lost = counter("frames_lost", "Frames that taps dropped or that never arrived")
         self.refused = counter("packets_refused", "Packets or connections that were refused", ["reason"])
         self.taps = gauge("taps_connected", "Taps that are connected")
@@ -159,7 +193,14 @@ class Metrics:
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
         self.publish_refused = counter("kafka_refused", "Records that Kafka refused for good; the ledger names them", ["topic", "reason"])
+        self.kafka_waiting = gauge("kafka_waiting", "Durable records that are not published yet")
         self.publish_errors = counter("kafka_errors", "Failed attempts to publish")
+
+    def lag(self, histogram: Histogram, time_ns: int) -> None:
+        """Note how long ago a tap read its scores, by the machine's steady clock."""
+        seconds = time.monotonic() - time_ns / 1e9
+        if 0 <= seconds < MAX_LAG_S:
+            histogram.observe(seconds)
 
     def model_label(self, model: str) -> str:
         """A model's name as a label: its own for the first MAX_MODELS names, 'other' for what comes after them."""

@@ -1,0 +1,91 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from prometheus_client import CollectorRegistry
+
+from deploy import metrics as page
+from monitor import wire
+from monitor.sinks.prometheus import BUCKETS, Metrics, ScoreHistogram
+from probes.bank import Bank
+from probes.drift import Drift
+from tests.monitor.pipeline.rig import Rig
+
+EDGES = [*BUCKETS, *(float(np.nextafter(np.float32(edge), np.float32(99))) for edge in BUCKETS), float("nan"), float("inf"), float("-inf")]
+
+
+@given(arrays.arrays(np.float32, st.tuples(st.integers(0, 20), st.just(3)), elements=st.sampled_from(EDGES) | st.floats(-20, 20, width=32)))
+def test_a_frame_is_counted_as_each_score_alone_would_be(scores: np.ndarray) -> None:
+    histogram = ScoreHistogram(("a", "b", "c"))
+    histogram.observe(scores)
+    histogram.observe(scores)
+    (family,) = histogram.collect()
+    found = {(sample.labels["probe"], sample.labels["le"]): sample.value for sample in family.samples}
+    for probe, column in zip("abc", scores.T.astype(float), strict=True):
+        finite = column[np.isfinite(column)]
+        for edge in BUCKETS:
+            assert found[probe, str(edge)] == 2 * (finite <= edge).sum()
+        assert found[probe, "+Inf"] == 2 * len(finite)
+
+
+def test_what_a_tap_says_of_its_clock_is_believed_within_bounds(bank: Bank) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, bank.names, Drift(bank, 100))
+    for time_ns in (0, -(2**60), 2**63, time.monotonic_ns() + 10**12):
+        metrics.lag(metrics.tap_lag, time_ns)
+    count = lambda: registry.get_sample_value("barograph_tap_lag_seconds_count")  # noqa: E731
+    assert count() in (0, 1)  # a machine that started within the hour has a clock near 0
+    before = count()
+    metrics.lag(metrics.tap_lag, time.monotonic_ns())
+    assert count() == before + 1
+
+
+def test_a_frame_is_timed_and_its_verdict(bank: Bank, tmp_path: Path) -> None:
+    rig = Rig(bank, tmp_path / "ledger")
+    for seq, value in ((1, 0.0), (2, 9.0)):
+        scores = np.full((1, len(bank.names)), value, "<f4")
+        streams, positions = np.array([0], "<u4"), np.array([seq - 1], "<u4")
+        frame = wire.Frame(
+            seq,
+            0,
+            time.monotonic_ns(),
+            streams.tobytes(),
+            positions.tobytes(),
+            scores.tobytes(),
+            [wire.Begin(0, "r", 0)] if seq == 1 else [],
+        )
+        rig.pipeline.take(rig.source, wire.encode(frame))
+    assert rig.sample("barograph_tap_lag_seconds_count") == 2
+    assert rig.sample("barograph_verdict_delay_seconds_count") == 1
+    assert rig.sample("barograph_streams_peak", probe="panic", model="m") == 9.0
+    assert rig.sample("barograph_bank_info", digest=bank.digest, model=bank.card.model.name, probes=str(len(bank.names))) == 1
+
+
+def test_no_request_makes_a_series(bank: Bank, tmp_path: Path) -> None:
+    rig = Rig(bank, tmp_path / "ledger")
+
+    def series() -> int:
+        return sum(len(family.samples) for family in rig.registry.collect())
+
+    def play(number: int) -> None:
+        rig.pipeline.streams.expect(
+            f"request-{number}", {"tenant": f"tenant-{number}", "model": f"model-{number}"}, f"conversation-{number}"
+        )
+        rig.frame([(number, 0, 9.0)], begins=[(number, f"request-{number}", 0)], ends=[(number, 1)])
+
+    play(0)
+    before = series()
+    for number in range(1, 1000):
+        play(number)
+    assert series() == before
+
+
+def test_the_page_of_metrics_is_current() -> None:
+    assert page.PAGE.read_text("utf-8") == page.page()
