@@ -193,6 +193,15 @@ class KafkaConfig(_Frozen):
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
 
 
+class OtelConfig(_Frozen):
+    """Spans over OTLP (HTTP). Headers for the collector are read from OTEL_EXPORTER_OTLP_HEADERS."""
+
+    endpoint: str = Field(pattern=r"^https?://[^\s?#]{1,500}$", description="of a collector, such as http://127.0.0.1:4318")
+    service: str = Field("barograph", min_length=1, max_length=200)
+    sample: float = Field(1.0, ge=0, le=1, description="the share of traces that begin here; one that a client began is as it says")
+    timeout_s: float = Field(5.0, gt=0, le=60)
+
+
 class SidecarConfig(_Frozen):
     """The sidecar's own listener: metrics, health and the live view."""
 
@@ -204,6 +213,7 @@ class SidecarConfig(_Frozen):
     access: Path | None = Field(None, description="a YAML file of bearer tokens: name, role and sha256 of each; read anew when it changes")
     ledger: Path = Field(Path("barograph-ledger"), description="the folder of the audit ledger")
     kafka: KafkaConfig | None = None
+    otel: OtelConfig | None = Field(None, description="a span for each generation")
     on_stale_thresholds: Literal["shadow", "armed"] = Field(
         "shadow", description="what becomes of rules where an engine is not the one that the bank was calibrated on"
     )

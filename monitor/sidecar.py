@@ -38,6 +38,7 @@ from monitor.pipeline.proof import Proof
 from monitor.pipeline.receiver import Receiver
 from monitor.pipeline.rulebook import Rulebook, RuleError
 from monitor.sinks.kafka import KafkaPublisher
+from monitor.sinks.otel import Tracing
 from monitor.sinks.prometheus import Metrics
 from probes.drift import Drift
 
@@ -66,8 +67,9 @@ async def run(config: Config) -> None:
     ))  # fmt: skip
     rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
+    tracing = Tracing(config.sidecar.otel, metrics) if config.sidecar.otel is not None else None
     contents = Contents(ledger, config.audit.subject_header) if config.audit.levels.highest >= Level.CONTENT else None
-    gateway = Gateway(config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None, contents)
+    gateway = Gateway(config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None, contents, tracing)
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
     tasks = Tasks(metrics)
     commander = Commander(gateway, rulebook, config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".commands"))
@@ -118,8 +120,9 @@ async def run(config: Config) -> None:
         if mailbox is not None:
             await asyncio.to_thread(mailbox.close)
         receiver.close()
-        if contents is not None:
-            await asyncio.to_thread(contents.close)
+        for beside in (contents, tracing):
+            if beside is not None:
+                await asyncio.to_thread(beside.close)
         ledger.append("sidecar", event="stop", version=__version__, bank=bank.digest, rules=rulebook.engine.digest)
         await asyncio.to_thread(ledger.close)
         if kafka is not None:

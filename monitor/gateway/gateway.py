@@ -33,6 +33,7 @@ from monitor.http.openai import Budget, OpenAIError, Unparsed, overloaded, unava
 from monitor.pipeline.orders import Orders
 from monitor.pipeline.pipeline import Pipeline
 from monitor.pipeline.streams import Stream
+from monitor.sinks.otel import Tracing
 
 log = logging.getLogger("barograph.gateway")
 
@@ -47,10 +48,11 @@ class Gateway:
         orders: Orders | None = None,
         reader: Reader | None = None,
         contents: Contents | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`orders`: what people and policy engines have stopped and throttled; by default nothing, in a file beside the ledger.
 
-        `reader`: who reads what an engine without a tap says. `contents`: where what is said is kept, for requests whose level asks for it.
+        `reader`: who reads what an engine without a tap says. `contents`: where what is said is kept, for requests whose level asks for it. `tracing`: who makes spans of replies.
         """
         self.config = config
         self.pipeline = pipeline
@@ -58,6 +60,7 @@ class Gateway:
         ledger = pipeline.ledger
         self.orders = orders if orders is not None else Orders(ledger.path.with_name(ledger.path.name + ".orders"))
         self._contents = contents
+        self._tracing = tracing
         self.pseudonyms = Pseudonyms(beside(ledger.path))
         self.throttles = Throttles(pipeline.streams, self.orders, ledger)
         self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams), reader)
@@ -138,6 +141,8 @@ class Gateway:
         work.client = self.pseudonyms.of("request", shown) if shown else ""
         if self._contents is not None and work.level >= Level.CONTENT:
             work.content = self._contents.of(request_id, about["tenant"], request.headers, asked.payload, body)
+        if self._tracing is not None:
+            work.trace = self._tracing.begin(request.headers, path, about["model"])
         reply = Reply(work, {openai.REQUEST_ID_HEADER: shown or request_id}, self._limits)
         self.replies.add(reply)
         return reply

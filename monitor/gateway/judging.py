@@ -28,6 +28,7 @@ from monitor.http import jsons
 from monitor.http.openai import DONE, REQUEST_ID_HEADER, event
 from monitor.pipeline.pipeline import Pipeline
 from monitor.pipeline.streams import Stream, Ticket
+from monitor.sinks.otel import Trace
 from rules.verdict import Verdict
 
 SCORES_HEADER = "x-barograph-scores"
@@ -78,6 +79,7 @@ class Judging:
         self._detour.on_outcome = self._relay.answered
         if config.targets:
             self._relay.plan = self._whole.plan = self._detour.plan
+        self.trace: Trace | None = None
         self.content: Content | None = None  # where what was said is kept
         self.client = ""  # the pseudonym of the client's own id of the request
         self.on_end: Callable[[Judging, Reply[Any]], None] = lambda work, reply: None
@@ -136,14 +138,24 @@ class Judging:
         event = ENDS.get(reply.outcome, Event.FAIL)
         for index, course in self._relay.courses.items():
             course.take(Event.HALT if index in halted else event)
-        if self.content is not None:
-            self.content.end()
         if self.level > Level.NONE or halted:
             self._record(reply, counts, halted)
         pipeline.streams.forget(self._ticket)
         if self._relay.fingerprint is not None:
             self._engine.facts["system_fingerprint"] = self._relay.fingerprint
         self.on_end(self, reply)
+        if self.trace is not None:
+            self._end_trace(self.trace, reply, sum(counts.values()))
+        if self.content is not None:
+            self.content.end()
+
+    def _end_trace(self, trace: Trace, reply: Reply[Any], tokens: int) -> None:
+        streams = list(self._ticket.streams.values())
+        engine = next((str(stream.about.get("engine", "")) for stream in streams), "")
+        trace.end(
+            reply.outcome, self.how(), {"input": self._relay.prompt_tokens, "output": tokens}, self._relay.reasons,
+            [verdict for stream in streams for verdict in stream.verdicts], engine.split(" ")[0],
+        )  # fmt: skip
 
     @property
     def level(self) -> Level:
@@ -164,7 +176,10 @@ class Judging:
         """The engine's reply, if it makes one. Raises Refused for what it refuses, OpenAIError when it can't be asked."""
         asked, upstream = self.asked, self._engine.upstream
         body = jsons.encode_exactly(asked.body(self._ticket.request, counts=self._engine.reader is None))
-        headers = upstream.headers(self._request.headers, self._ticket.request)
+        headers = {
+            **upstream.headers(self._request.headers, self._ticket.request),
+            **(self.trace.headers if self.trace is not None else {}),
+        }
         idle = upstream.config.upstream_idle_s if asked.way != "whole" else None  # what is held whole has its own watch
         query = self._request.scope["query_string"].decode("latin-1")
         async with upstream.ask("POST", encoded(asked.route), headers, body, query, idle) as response:

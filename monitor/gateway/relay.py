@@ -48,7 +48,7 @@ class Relay:
         self._probes = probes
         self._scores = scores
         self._calls: dict[int, Calls] | None = {} if whole_calls else None
-        self._finished: set[int] = set()
+        self._finished: dict[int, str] = {}  # by choice, why the engine ended it
         self._last_usage: dict[str, Any] = {}
         self._head: Chunk = {}
 
@@ -160,7 +160,7 @@ class Relay:
         self.counts[index] = end
         self._hold.left(index, first, end)
         if part.get("finish_reason"):
-            self._finished.add(index)
+            self._finished[index] = str(part["finish_reason"])
             self.course(index).take(Event.END)
         if self._scores and end > first:
             chunk["barograph"] = self._extension(index, first, end)
@@ -271,9 +271,21 @@ class Relay:
         return [{**self._head, "choices": [], "usage": self._total(self._last_usage)}]
 
     @property
+    def reasons(self) -> list[str]:
+        """Why each choice ended, as the client hears it."""
+        return [reason for _, reason in sorted({**self._finished, **dict.fromkeys(self.halted, "content_filter")}.items())]
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        count = self._last_usage.get("prompt_tokens")
+        return count if is_count(count) else None
+
+    @property
     def _all_halted(self) -> bool:
         """Whether no choice that was asked for is left."""
-        return bool(self.halted) and self.asked.choices is not None and len(self.halted.keys() | self._finished) >= self.asked.choices
+        return (
+            bool(self.halted) and self.asked.choices is not None and len(self.halted.keys() | self._finished.keys()) >= self.asked.choices
+        )
 
     def _kept(self) -> list[Chunk]:
         return [chunk for index, calls in (self._calls or {}).items() if index not in self.halted for chunk in calls.rest()]

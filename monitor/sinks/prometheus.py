@@ -193,6 +193,8 @@ class Metrics:
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
         self.publish_refused = counter("kafka_refused", "Records that Kafka refused for good; the ledger names them", ["topic", "reason"])
+        self.spans = counter("otel_spans", "Spans that a collector took")
+        self.spans_lost = counter("otel_spans_lost", "Spans that no collector took")
         self.kafka_waiting = gauge("kafka_waiting", "Durable records that are not published yet")
         self.publish_errors = counter("kafka_errors", "Failed attempts to publish")
 

@@ -1,0 +1,156 @@
+"""A generation's span, as a collector gets it: over real OTLP, decoded with the protocol's own messages."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from monitor.config import OtelConfig
+from monitor.sinks import otel
+from monitor.sinks.otel import Tracing
+from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Stage, chunk, usage
+from tests.stack import free_port
+
+CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@contextmanager
+def collector(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
+    """Its address, and the spans that came."""
+    spans: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            assert self.path == "/v1/traces"
+            if status == 200:
+                request = ExportTraceServiceRequest.FromString(body)
+                spans.extend(span for each in request.resource_spans for scope in each.scope_spans for span in scope.spans)
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", spans
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def said(values: Any) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        kind = value.WhichOneof("value")
+        return [plain(each) for each in value.array_value.values] if kind == "array_value" else getattr(value, kind)
+
+    return {each.key: plain(each.value) for each in values}
+
+
+def reply(*scores: float) -> Any:
+    async def script(exchange: Exchange) -> None:
+        stream = exchange.begin()
+        exchange.scores(stream, 0, *scores)
+        exchange.start()
+        exchange.send(chunk("", 0, role="assistant"), *(chunk(f"secret{i} ", i + 1) for i in range(len(scores) - 1)))
+        exchange.send(chunk("end", len(scores), finish="stop"), usage(len(scores)), DONE)
+        exchange.end(stream, len(scores))
+
+    return script
+
+
+def traced(stage: Stage, address: str, script: Any, headers: dict[str, str], **body: Any) -> tuple[httpx.Response, str, Any]:
+    """The answer, the traceparent that the engine got, and how often spans went and were lost."""
+
+    async def act(client: httpx.AsyncClient, scene: Scene) -> tuple[httpx.Response, str, Any]:
+        tracing = scene.gateway._tracing = Tracing(OtelConfig(endpoint=address, timeout_s=1), scene.rig.pipeline.metrics)
+        answer = await client.post(CHAT, json={**ASK, **body}, headers=headers)
+        await scene.until(lambda: scene.rig.records("reply"), "the reply is recorded")
+        await asyncio.to_thread(tracing.close)
+        counts = [scene.rig.sample(f"barograph_otel_spans{name}_total") for name in ("", "_lost")]
+        return answer, scene.seen[-1].headers.get("traceparent", ""), counts
+
+    found: tuple[httpx.Response, str, Any] = stage.play(script, act)
+    return found
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_generation_is_a_span_of_the_clients_trace(stage: Stage, stream: bool) -> None:
+    with collector() as (address, spans):
+        answer, engine, counts = traced(
+            stage, address, reply(0.0, 1.0, 0.5), {"traceparent": CLIENT, "x-request-id": "mine"}, stream=stream
+        )
+        (span,) = spans
+    assert answer.status_code == 200
+    assert span.trace_id.hex() == CLIENT.split("-")[1]
+    assert span.parent_span_id.hex() == CLIENT.split("-")[2]
+    assert engine == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"  # the engine's own spans hang below ours
+    assert span.name == "chat m"
+    about = said(span.attributes)
+    assert {name: about[name] for name in (otel.OPERATION, otel.MODEL, otel.OUTPUT, otel.REASONS, "barograph.judged", "barograph.outcome")} == {
+        otel.OPERATION: "chat", otel.MODEL: "m", otel.OUTPUT: 3, otel.REASONS: ["stop"], "barograph.judged": "judged", "barograph.outcome": "ended",
+    }  # fmt: skip
+    assert span.end_time_unix_nano > span.start_time_unix_nano
+    assert counts == [1, 0]
+    raw = span.SerializeToString()
+    assert b"secret" not in raw
+    assert b"mine" not in raw
+
+
+def test_verdicts_are_events(stage: Stage) -> None:
+    with collector() as (address, spans):
+        answer, _, _ = traced(stage, address, reply(0.0, 9.0, 9.0), {})
+        (span,) = spans
+    assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
+    assert said(span.attributes)[otel.REASONS] == ["content_filter"]
+    event = next(each for each in span.events if said(each.attributes)[otel.LABEL] == "halt")
+    assert event.name == "gen_ai.evaluation.result"
+    about = said(event.attributes)
+    assert (about[otel.RULE], about[otel.VALUE], about["barograph.position"], about["barograph.mode"]) == ("high", 9.0, 1, "armed")
+    assert not span.parent_span_id
+
+
+def test_an_engine_that_fails_is_an_error(stage: Stage) -> None:
+    async def broken(exchange: Exchange) -> None:
+        exchange.start()
+        exchange.send(b"data: nonsense\n\n")
+
+    with collector() as (address, spans):
+        answer, _, _ = traced(stage, address, broken, {}, stream=False)
+        (span,) = spans
+    assert answer.status_code == 502
+    assert said(span.attributes)["error.type"] == "upstream_error"
+    assert span.status.code == 2
+
+
+@pytest.mark.parametrize("status", [None, 400, 503])
+def test_a_collector_that_is_away_or_refuses_costs_spans_and_nothing_else(stage: Stage, status: int | None) -> None:
+    if status is None:
+        answer, engine, counts = traced(stage, f"http://127.0.0.1:{free_port()}", reply(0.0, 1.0), {"traceparent": CLIENT})
+    else:
+        with collector(status) as (address, _):
+            answer, engine, counts = traced(stage, address, reply(0.0, 1.0), {"traceparent": CLIENT})
+    assert answer.status_code == 200
+    assert engine.startswith("00-0af7651916cd43dd8448eb211c80319c-")
+    assert counts == [0, 1]
+
+
+@pytest.mark.parametrize("given", ["nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "ff" + CLIENT[2:], CLIENT + "-more", ""])
+def test_a_trace_that_makes_no_sense_begins_anew(stage: Stage, given: str) -> None:
+    with collector() as (address, spans):
+        answer, engine, _ = traced(stage, address, reply(0.0, 1.0), {"traceparent": given})
+        (span,) = spans
+    assert answer.status_code == 200
+    assert span.trace_id.hex() != CLIENT.split("-")[1]
+    assert engine.rpartition("-")[0] == f"00-{span.trace_id.hex()}-{span.span_id.hex()}"
