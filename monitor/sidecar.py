@@ -73,7 +73,18 @@ async def run(config: Config) -> None:
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
     tasks = Tasks(metrics)
     commander = Commander(gateway, rulebook, config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".commands"))
-    admin = admin_app(gateway, commander, registry, rulebook, receiver, tasks, access, config.sidecar, custody)
+    admin = admin_app(
+        gateway,
+        commander,
+        registry,
+        rulebook,
+        receiver,
+        tasks,
+        access,
+        config.sidecar,
+        custody,
+        contents.settle if contents else lambda: None,
+    )
     servers.serve(admin, servers.bind("admin", config.sidecar.admin))
     receiver.start()
     for begin in unfinished(ledger.path):  # of a sidecar that died: every generation has an end

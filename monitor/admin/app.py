@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -31,6 +33,7 @@ from monitor.pipeline.rulebook import Rulebook
 def admin_app(
     gateway: Gateway, commander: Commander, registry: CollectorRegistry, rulebook: Rulebook, receiver: Receiver, tasks: Tasks, access: Access,
     config: SidecarConfig, custody: Custody,
+    settle: Callable[[], None] = lambda: None,
 ) -> Starlette:  # fmt: skip
     """Metrics, health, the live view, commands, and what changes the rules."""
     pipeline = gateway.pipeline
@@ -63,7 +66,7 @@ def admin_app(
             Route("/metrics", metrics),
             *rule_routes(rulebook),
             *command_routes(commander, gateway),
-            *custody_routes(custody),
+            *custody_routes(custody, settle),
         ],
         middleware=[Middleware(Guard, hosts, access, is_loopback(config.admin[0]), config.admin_open)],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -40,8 +41,8 @@ def custody_of(config: Config, ledger: Ledger) -> Custody:
     return Custody(ledger, config.audit.retention.plain, archive=config.audit.archive is not None)
 
 
-def custody_routes(custody: Custody) -> list[Route]:
-    """Whether somebody may change anything at all is the guard's business (guard.py); which act is whose is said here."""
+def custody_routes(custody: Custody, settle: Callable[[], None] = lambda: None) -> list[Route]:
+    """`settle` waits for content that is on its way to the vault. Whether somebody may change anything at all is the guard's business (guard.py); which act is whose is said here."""
 
     async def act(request: Request) -> Response:
         person = request.state.person
@@ -49,13 +50,16 @@ def custody_routes(custody: Custody) -> list[Route]:
             payload = await openai.read_json(request, MAX_BODY)
         except OpenAIError as error:
             return JSONResponse({"error": str(error)}, error.status)
-        name, reason = str(payload.pop("act", "")), str(payload.pop("reason", ""))
-        note = name == "note" and payload.get("event") in NOTES
+        name, reason = payload.pop("act", ""), payload.pop("reason", "")
+        note = name == "note" and isinstance(payload.get("event"), str) and payload["event"] in NOTES
+        name = name if isinstance(name, str) else ""
         if not (note or person.role.commands) or (name in ADMINS and person.role is not Role.ADMIN):
             return JSONResponse(
                 {"error": f"the token of {person.name} has role {person.role.value}, which may not {name[:64] or 'act'}"}, 403
             )
         try:
+            if name == "erase":
+                await asyncio.to_thread(settle)
             return JSONResponse(await asyncio.to_thread(custody.act, name, person.name, reason, payload))
         except BarographError as error:
             return JSONResponse({"error": str(error)}, 409)

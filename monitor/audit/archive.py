@@ -44,7 +44,7 @@ def archived(ledger: Path) -> int:
     """How many records an archive has."""
     try:
         return int(json.loads(read_plain(_mark(ledger), MAX_MARK))["records"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0  # then all of it is copied once more, which does no harm
 
 
@@ -84,7 +84,7 @@ class Archive:
         if size <= before:
             return before
         names = list(_files(before, size))
-        if kept_from(ledger):  # what was purged before there was an archive can't be copied any more
+        if kept_from(ledger, size):  # what was purged before there was an archive can't be copied any more
             names = [name for name in names if not name.startswith("tile/entries/") or (ledger / name).exists()]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _ in pool.map(lambda name: self._put(name, read_plain(ledger / name, MAX_BUNDLE)), names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from hashlib import sha256
 
 from monitor.audit.verifier import Head, Key, Policy, Wrong, opened
@@ -15,9 +16,9 @@ def check(record: bytes, proof: bytes, keys: list[Key], policy: Policy | None = 
     try:
         if lines[0] != "c2sp.org/tlog-proof@v1":
             raise ValueError
-        index = int(lines[1].removeprefix("index "))
+        index = int(re.fullmatch("index (0|[1-9][0-9]{0,15})", lines[1])[1])  # type: ignore[index]  # else a TypeError
         path = [base64.b64decode(line, validate=True) for line in lines[2:]]
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, TypeError):
         raise Wrong("no proof: expected c2sp.org/tlog-proof@v1, an index, hashes, an empty line and a checkpoint") from None
     policy = policy or Policy()
     head = opened(checkpoint, keys + policy.logs, policy)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
+
+import msgspec
 
 from monitor.audit import retention, vault
 from monitor.audit.archive import archived
 from monitor.audit.holds import Holds
 from monitor.audit.ledger import Ledger
+from monitor.audit.reader import Reader, ReadError
 from monitor.audit.retention import DAY_S, Retention
 from monitor.audit.tiles import TileError
 from monitor.audit.vault import Vault
@@ -38,6 +42,7 @@ class Custody:
         self.holds = Holds(ledger.path)
         self._kept = kept
         self._archive = archive
+        self._turn = threading.Lock()  # acts come from several threads, and each reads before it writes
         self._acts: dict[str, Callable[[Mapping[str, Any], str, str], dict[str, Any]]] = {
             "hold": self._hold, "release": self._release, "purge": self._purge, "erase": self._erase, "incident": self._incident,
             "note": self._note,
@@ -45,13 +50,14 @@ class Custody:
 
     def act(self, name: str, by: str, reason: str, about: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
         """Do it, in a thread that may wait for the disk. Raises CustodyError and other BarographErrors when it is refused."""
-        if name not in self._acts:
-            raise CustodyError(f"'{name[:64]}' is no act; expected one of {', '.join(self._acts)}")
-        if not reason.strip() or len(reason) > MAX_REASON:
+        if not isinstance(name, str) or name not in self._acts:
+            raise CustodyError(f"'{str(name)[:64]}' is no act; expected one of {', '.join(self._acts)}")
+        if not isinstance(reason, str) or not any(letter.isalnum() for letter in reason) or len(reason) > MAX_REASON:
             raise CustodyError(f"'{name}' needs a reason of at most {MAX_REASON} characters that a reader of the ledger understands")
         try:
-            done = self._acts[name](about, by, reason.strip())
-        except (OSError, TileError) as error:
+            with self._turn:
+                done = self._acts[name](about, by, reason.strip())
+        except (OSError, TileError, ReadError, msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
             raise CustodyError(f"{name}: {error}") from None
         return {"done": name, **done, "recorded": self.ledger.flush()}
 
@@ -71,8 +77,11 @@ class Custody:
 
     def _release(self, about: Mapping[str, Any], by: str, reason: str) -> dict[str, Any]:
         name = _said(about, "name")
-        was = self.holds.take_back(name)
-        self._record("released", by, reason, name=name, held_by=was.by, since=was.at)
+        if name not in self.holds.standing() and name in self._past()[0]:
+            self._record("released", by, reason, name=name)  # one that the file of holds has lost
+        else:
+            was = self.holds.take_back(name)
+            self._record("released", by, reason, name=name, held_by=was.by, since=was.at)
         return {"holds": list(self.holds.standing())}
 
     def _purge(self, about: Mapping[str, Any], by: str, reason: str) -> dict[str, Any]:
@@ -82,18 +91,25 @@ class Custody:
             raise CustodyError(f"purge: {self._kept.objection}")
         done: dict[str, Any] = {"records": 0, "content": 0}
         if self._kept.content_days is not None and (home := vault.beside(self.ledger.path)).is_dir():
-            done["content"] = Vault(home).expire(time.time() - self._kept.content_days * DAY_S)
-            if done["content"]:
-                self._record("expired", by, reason, content=done["content"], days=self._kept.content_days)
+            gone, trouble = Vault(home).expire(time.time() - self._kept.content_days * DAY_S)
+            done["content"] = len(gone)
+            for first in range(0, len(gone), NAMED):
+                self._record("expired", by, reason, content=gone[first : first + NAMED], days=self._kept.content_days)
+            if trouble:
+                self._record("trouble", by, f"content that is over could not all be destroyed: {trouble}"[:MAX_REASON])
         if self._kept.days is None:
             return done
         self.ledger.seal()
         folder, until = self.ledger.path, time.time() - self._kept.days * DAY_S
         first, before = retention.old(folder, until, archived(folder) if self._archive else None)
+        if first > (purged := self._past()[1]):
+            raise CustodyError(
+                f"purge: records {purged} to {first - 1} are missing, and no record says that they were purged; nothing is removed from a ledger that was changed"
+            )
         if before > first:
             self._record("purged", by, reason, first=first, before=before, until=until, days=self._kept.days, basis=self._kept.basis)
             self.ledger.seal()
-            retention.remove(folder, before, self.ledger.disk)
+            retention.remove(folder, first, before, self.ledger.disk)
         return {**done, "records": before - first}
 
     def _erase(self, about: Mapping[str, Any], by: str, reason: str) -> dict[str, Any]:
@@ -106,20 +122,29 @@ class Custody:
         self._record("erasing", by, reason)
         if not self.ledger.flush():
             raise CustodyError(f"nothing was erased: the ledger takes no record ({self.ledger.failed})")
-        names = kept.erase(subject)
+        names: list[str] = []
+        try:
+            kept.erase(subject, names)
+        finally:
+            self._name_erased(names, by, reason)
+        return {"content": len(names)}
+
+    def _name_erased(self, names: list[str], by: str, reason: str) -> None:
         for first in range(0, max(1, len(names)), NAMED):
             self._record("erased", by, reason, content=names[first : first + NAMED])
-        return {"content": len(names)}
 
     def _incident(self, about: Mapping[str, Any], by: str, reason: str) -> dict[str, Any]:
         """Somebody became aware of one: the clocks of Art. 73 run, and nothing about its cause is to change."""
         verdict, aware = about.get("verdict"), about.get("aware_at")
-        if not isinstance(verdict, int) or verdict < 0 or not isinstance(aware, int | float) or not 0 <= aware <= time.time():
+        freeze = about.get("freeze", True)
+        if not _is_number(verdict, self.ledger.newest) or not _is_number(aware, time.time()) or not isinstance(verdict, int):
             raise CustodyError("an incident has the number of a verdict, and aware_at, a time in the past in seconds since 1970")
-        if about.get("freeze", True):
+        if not isinstance(freeze, bool):
+            raise CustodyError("freeze is true or false")
+        if freeze:
             self.holds.freeze(by, f"incident at record {verdict}: {reason}")
         number = self.ledger.append(
-            "incident", event="opened", by=by, reason=reason, verdict=verdict, aware_at=aware, frozen=bool(about.get("freeze", True)), report_by=deadlines(aware)
+            "incident", event="opened", by=by, reason=reason, verdict=verdict, aware_at=aware, frozen=freeze, report_by=deadlines(aware)
         )  # fmt: skip
         return {"incident": number, "report_by": deadlines(aware)}
 
@@ -131,13 +156,44 @@ class Custody:
         return {}
 
     def _unheld(self, act: str) -> None:
-        if obstacle := self.holds.obstacle():
+        if obstacle := self.holds.obstacle() or next(iter(self._past()[0].values()), ""):
             raise CustodyError(f"{act} is refused: {obstacle}")
+
+    def _past(self) -> tuple[dict[str, str], int]:
+        """What the ledger itself says: the holds that stand, whatever has become of their file; and up to where was purged.
+
+        The record of the last purge is always there: only the next one may remove it, and leaves its own.
+        """
+        standing: dict[str, str] = {}
+        purged = 0
+        self.ledger.flush()
+        reader = Reader(self.ledger.path)
+        try:
+            while some := reader.take():
+                for entry in some:
+                    if b'"kind":"custody"' not in entry:
+                        continue
+                    record = msgspec.json.decode(entry)
+                    if record["event"] == "held":
+                        standing[record["name"]] = (
+                            f"the hold '{record['name']}' of {record['by']} stands by record {record['seq']}: {record['reason']}"
+                        )
+                    elif record["event"] == "released":
+                        standing.pop(record["name"], None)
+                    elif record["event"] == "purged":
+                        purged = record["before"]
+        finally:
+            reader.close()
+        return standing, purged
 
 
 def deadlines(aware: float) -> dict[str, float]:
     """When the report of a serious incident is due at the latest, in seconds since 1970 (Art. 73(2) to (4) of Regulation (EU) 2024/1689)."""
     return {name: aware + days * DAY_S for name, days in ART_73_DAYS.items()}
+
+
+def _is_number(value: Any, most: float) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _said(about: Mapping[str, Any], name: str) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -40,11 +38,11 @@ class Holds:
 
     def standing(self) -> dict[str, Hold]:
         """By name. Raises HoldError for a file that can't be read."""
+        if not os.path.lexists(self.file):
+            return {}
         try:
             return msgspec.json.decode(read_plain(self.file, MAX_FILE), type=dict[str, Hold])
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HoldError(
                 f"{self.file} cannot be read ({error}), and may name a hold; mend it, or remove it if you answer for that"
             ) from None
@@ -87,8 +85,10 @@ class Holds:
                 raise HoldError(f"cannot freeze: {self._freeze}: {error.strerror}; expected a folder that can be written") from None
 
     def _write(self, held: dict[str, Hold]) -> None:
-        said: dict[str, Any] = {name: msgspec.structs.asdict(hold) for name, hold in held.items()}
+        said = msgspec.json.encode(held)
+        if len(said) > MAX_FILE:
+            raise HoldError(f"the holds are longer than {MAX_FILE} bytes together; give shorter reasons, or take some back")
         try:
-            Disk().put({self.file: json.dumps(said).encode()})
+            Disk().put({self.file: said})
         except OSError as error:
             raise HoldError(f"{self.file}: {error.strerror}; expected a folder that can be written") from None

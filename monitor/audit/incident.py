@@ -47,7 +47,10 @@ def pack(folder: Path, verdict: int, out: Path, vkey: str, card: bytes | None = 
             files[f"records/{each['seq']}.json"], files[f"proofs/{each['seq']}.tlog-proof"] = with_proof
     rules: dict[str, Any] = next((each for each in reversed(related) if each["kind"] == "rules" and "document" in each), {})
     files["rules.yaml"] = yaml.safe_dump(rules.get("document", {}), sort_keys=False, allow_unicode=True).encode()
-    files["scores.csv"] = _scores(related, found)
+    try:
+        files["scores.csv"] = _scores(related, found)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        files["scores.csv"] = b"not in the records: they were too large for one, or are not what this version writes\n"
     files["timeline.txt"] = _timeline(related, found)
     files["log.vkey"] = f"{vkey}\n".encode()
     files["checkpoint"] = prover.checkpoint
@@ -106,13 +109,18 @@ def _at(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
 
 
+def _line(value: Any) -> str:
+    """On one line, whatever somebody wrote."""
+    return " ".join(str(value).split())
+
+
 def _timeline(related: list[dict[str, Any]], verdict: dict[str, Any]) -> bytes:
     lines = []
     for each in related:
-        what = " ".join(filter(None, (each["kind"], each.get("event", ""), each.get("verb", ""))))
-        more = ", ".join(f"{name} {each[name]}" for name in ("rule", "position", "action", "outcome", "condition", "decision", "issuer", "by", "reason", "tokens", "judged") if each.get(name) not in (None, ""))  # fmt: skip
+        what = " ".join(str(each[name]) for name in ("kind", "event", "verb") if each.get(name))
+        more = ", ".join(f"{name} {_line(each[name])}" for name in ("rule", "position", "action", "outcome", "condition", "decision", "issuer", "by", "reason", "tokens", "judged") if each.get(name) not in (None, ""))  # fmt: skip
         mark = "  <-- the verdict" if each["seq"] == verdict["seq"] else ""
-        lines.append(f"{_at(each['time'])}  record {each['seq']:>8}  {what}{': ' + more if more else ''}{mark}\n")
+        lines.append(f"{_at(each['time'])}  record {each['seq']:>8}  {_line(what)}{': ' + more if more else ''}{mark}\n")
     return "".join(lines).encode()
 
 
@@ -137,7 +145,8 @@ def _scores(related: list[dict[str, Any]], verdict: dict[str, Any]) -> bytes:
 
 
 def _draft(verdict: dict[str, Any], related: list[dict[str, Any]], opened: dict[str, Any] | None) -> str:
-    aware = opened["aware_at"] if opened else None
+    aware = opened.get("aware_at") if opened else None
+    aware = aware if isinstance(aware, int | float) and 0 <= aware < 1e11 else None
     clocks = (
         "".join(f"  - {name}: {_at(when)}\n" for name, when in deadlines(aware).items())
         if aware is not None

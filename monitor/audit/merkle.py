@@ -117,3 +117,19 @@ def consistent(old: int, new: int, old_root: bytes, new_root: bytes, path: Seque
             after = node_hash(after, digest)
         first, last = first >> 1, last >> 1
     return last == 0 and (before, after) == (old_root, new_root)
+
+
+def rooted(index: int, size: int, digest: bytes, path: Sequence[bytes]) -> bytes:
+    """The root of the tree in which the leaf at `index` has this hash and this inclusion path; nothing for a path of another length."""
+    last = size - 1
+    for other in path:
+        if not last:
+            return b""
+        if index & 1 or index == last:
+            digest = node_hash(other, digest)
+            while not index & 1 and index:
+                index, last = index >> 1, last >> 1
+        else:
+            digest = node_hash(digest, other)
+        index, last = index >> 1, last >> 1
+    return b"" if last else digest

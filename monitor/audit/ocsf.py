@@ -16,35 +16,42 @@ RULE = 1  # analytic.type_id
 
 def finding(verdict: dict[str, Any], origin: str, version: str, model: str = "") -> dict[str, Any]:
     """A record of the kind `verdict` as a finding. `origin`: the log's name. A verdict that ended closes the finding of its stream and rule."""
-    ended = verdict["event"] == "ended"
+    ended = verdict.get("event") == "ended"
+    rule, stream, severity = (str(verdict.get(name, "")) for name in ("rule", "stream", "severity"))
+    tags = verdict.get("tags")
     shadow = bool(verdict.get("shadow"))
-    action, disposition = (OBSERVED, DETECTED) if shadow or ended else DONE.get(verdict.get("action", ""), (OBSERVED, DETECTED))
+    action, disposition = (OBSERVED, DETECTED) if shadow or ended else DONE.get(str(verdict.get("action", "")), (OBSERVED, DETECTED))
     activity = CLOSE if ended else CREATE
     found: dict[str, Any] = {
         "activity_id": activity,
         "category_uid": CATEGORY,
         "class_uid": CLASS,
         "type_uid": CLASS * 100 + activity,
-        "severity_id": SEVERITY.get(verdict.get("severity", ""), 0),
+        "severity_id": SEVERITY.get(severity, 0),
         "status_id": 4 if ended else 1,
         "time": round(verdict["time"] * 1000),
         "action_id": action,
         "disposition_id": disposition,
         "is_alert": not shadow and not ended,
-        "message": f"rule {verdict['rule']} {verdict['event']} at token {verdict['position']}" + (" (in shadow)" if shadow else ""),
+        "message": f"rule {rule} {verdict.get('event', '')} at token {verdict.get('position', '')}" + (" (in shadow)" if shadow else ""),
         "metadata": {
             "version": VERSION,
             "profiles": ["security_control"],
             "product": {"name": "Barograph", "vendor_name": "Barograph", "version": version},
             "log_name": origin,
             "uid": f"{origin}/{verdict['seq']}",
-            "labels": [str(tag) for tag in verdict.get("tags", ())],
+            "labels": [str(tag) for tag in tags] if isinstance(tags, list) else [],
         },
         "finding_info": {
-            "uid": f"{origin}/{verdict['stream']}/{verdict['rule']}",
-            "title": verdict.get("desc") or verdict["rule"],
+            "uid": f"{origin}/{stream}/{rule}",
+            "title": str(verdict.get("desc") or rule or "a verdict"),
             "types": ["model signal"],
-            "analytic": {"uid": verdict["rule"], "name": verdict["rule"], "type_id": RULE, "version": verdict.get("rules", "")[:12]},
+            "analytic": {
+                "uid": rule or "unknown",
+                "name": rule or "unknown",
+                "type_id": RULE,
+                "version": str(verdict.get("rules", ""))[:12],
+            },
             "data_sources": ["activations of a language model"],
         },
         "evidences": [

@@ -27,7 +27,7 @@ class Prover:
             raise ProofError(f"cannot read {folder / 'checkpoint'}: {error.strerror}; expected the folder of a ledger") from None
         self.head = note.Checkpoint.unverified(self.checkpoint)
         self._tiles = Tiles(folder, self.head.size)
-        self._first = kept_from(folder)
+        self._first = kept_from(folder, self.head.size)
 
     def prove(self, number: int) -> tuple[bytes, str]:
         """The record with this number as it was hashed, and the proof that the checkpoint covers it."""
@@ -60,7 +60,10 @@ class Prover:
         return low
 
     def _number(self, index: int) -> int:
-        return int(msgspec.json.decode(self._tiles.entry(index))["seq"])
+        try:
+            return int(msgspec.json.decode(self._tiles.entry(index))["seq"])
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+            raise ProofError(f"{self._tiles.folder}: record {index} is damaged; `barograph audit verify` tells more") from None
 
 
 def prove(folder: Path, number: int) -> tuple[bytes, str]:

@@ -18,6 +18,7 @@ from monitor.errors import BarographError
 
 SECONDS = 120.0  # then a query is broken off
 MEMORY = "4GB"
+MOST_ROWS, ROWS_AT_ONCE = 1_000_000, 10_000  # that are given as Python's own objects
 PART = 32 << 20  # bytes of records that are read at a time
 
 # The fields of records that tables are made of. JSON where they differ from record to record.
@@ -42,26 +43,29 @@ def _part(column: str) -> str:
     return f"b.request->>'{column}' AS {column}"
 
 
+# A sidecar that comes back may tell of one stream twice: its first begin and its last end count.
 _GENERATIONS = f"""
     SELECT b.stream, b.moment AS began, e.moment AS ended, {", ".join(map(_part, ("model", "tenant", "route", "adapter", "engine")))}, b.source, b.rules,
       coalesce(e.event, 'open') AS state, e.tokens, e.judged, e.dropped, e.gap, e.nan {{more}}
-    FROM (SELECT *, {AT} AS moment FROM records WHERE kind = 'stream' AND event = 'begin') b
-    LEFT JOIN (SELECT *, {AT} AS moment FROM records WHERE kind = 'stream' AND event IN ('end', 'lost')) e USING (stream)"""
+    FROM (SELECT *, {AT} AS moment FROM records WHERE kind = 'stream' AND event = 'begin' QUALIFY row_number() OVER (PARTITION BY stream ORDER BY seq) = 1) b
+    LEFT JOIN (SELECT *, {AT} AS moment FROM records WHERE kind = 'stream' AND event IN ('end', 'lost')
+      QUALIFY row_number() OVER (PARTITION BY stream ORDER BY event = 'end' DESC, seq DESC) = 1) e USING (stream)"""
 _REPLIES = f"""
-    SELECT seq, {AT} AS time, request->>'$' AS request, how, outcome, status, tokens, early, held, TRY_CAST(streams AS VARCHAR[]) AS streams, halted {{more}}
+    SELECT seq, {AT} AS time, request->>'$' AS request, status, tokens, early, held, TRY_CAST(streams AS VARCHAR[]) AS streams {{more}}
     FROM records WHERE kind = 'reply'"""
 _COVERAGE = f"""
-    SELECT g.stream, g.model, g.tenant, g.state, g.tokens, g.judged, g.dropped, g.gap, g.nan, r.request, r.how, r.outcome, r.tokens AS delivered, r.early,
-      coalesce(g.state = 'end' AND g.dropped = 0 AND NOT g.gap AND NOT g.nan AND coalesce(r.early, 0) = 0, false) AS whole
+    SELECT g.stream, g.model, g.tenant, g.state, g.tokens, g.judged, g.dropped, g.gap, g.nan, r.request, r.tokens AS delivered, r.early,
+      coalesce(g.state = 'end' AND g.dropped = 0 AND g.judged >= g.tokens AND NOT g.gap AND NOT g.nan AND coalesce(r.early, 0) = 0, false) AS whole {{more}}
     FROM ({_GENERATIONS.format(more="")}) g
-    LEFT JOIN (SELECT unnest(streams) AS stream, request, how, outcome, tokens, early FROM ({_REPLIES.format(more="")})) r USING (stream)"""
+    LEFT JOIN (SELECT * FROM (SELECT unnest(streams) AS stream, * EXCLUDE streams FROM ({_REPLIES.format(more=", how, outcome")}))
+      QUALIFY row_number() OVER (PARTITION BY stream ORDER BY seq DESC) = 1) r USING (stream)"""
 _VERDICTS = f"""
     SELECT seq, {AT} AS time, stream, position, rule, event, action, mode, shadow, limited, severity, risk, tags, grade, rules, "desc", "when" {{more}}
     FROM records WHERE kind = 'verdict'"""
 _ACTIONS = f"""
     SELECT seq, {AT} AS time, kind AS action, event, stream, rule, "do" AS did, "to" AS target, probe, dose, tenant, why FROM records WHERE kind IN ('reroute', 'steer', 'tenant')
     UNION ALL BY NAME
-    SELECT seq, {AT} AS time, 'halt' AS action, outcome AS event, streams->>0 AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
+    SELECT seq, {AT} AS time, 'halt' AS action, outcome AS event, CASE WHEN json_array_length(streams) = 1 THEN streams->>0 END AS stream, unnest(halted) AS rule FROM records WHERE kind = 'reply'"""
 _OPERATORS = f"""
     SELECT seq, {AT} AS time, coalesce(issuer, "by") AS who, coalesce(verb, event) AS what, coalesce(said, concat_ws(' ', about, name)) AS about, reason, outcome, via, why, digest
     FROM records WHERE kind IN ('command', 'custody', 'rules', 'key', 'incident')"""
@@ -93,8 +97,10 @@ class Tables:
     has such a column. So no score can be told, or added up, by person.
     """
 
-    def __init__(self, folder: Path, text: str, out: Path | None = None, scores: Collection[str] = tuple(SCORES)) -> None:
-        """`out`: the one file that a result may be written to. `scores`: those of its columns that are read; they are most of the bytes. Raises ReadError, TileError, QueryError."""
+    def __init__(
+        self, folder: Path, text: str, out: Path | None = None, scores: Collection[str] = tuple(SCORES), sealed: bool = False
+    ) -> None:
+        """`out`: the one file that a result may be written to. `scores`: those of its columns that are read; they are most of the bytes. `sealed`: only what a checkpoint covers. Raises ReadError, TileError, QueryError."""
         words = set(re.findall(r"\w+", text.lower()))
         named = [view for view in VIEWS if view in words]
         if not named:
@@ -105,16 +111,28 @@ class Tables:
                 f"refused: {', '.join(refused)} beside {' or '.join(PERSONAL)}. A score is a state of the model, and is never told or added up by natural person"
             )
         self._scores = () if self.personal else tuple(scores)
-        self._database = duckdb.connect(config={"max_memory": MEMORY})
-        self._fill(folder, named)
+        self._database = duckdb.connect(config={"max_memory": MEMORY, "temp_directory": ""})
+        try:
+            self._fill(folder, named, sealed)
+        except duckdb.Error as error:
+            raise QueryError(
+                f"the ledger does not fit into {MEMORY} of memory, or has records that no table takes: {str(error).splitlines()[0]}"
+            ) from None
         if out is not None:
+            if os.path.lexists(out):
+                raise QueryError(f"{out}: it is there already; expected a new file")
             self._database.execute("SET allowed_paths = [?]", [str(out.absolute())])
         self._database.execute("SET enable_external_access = false; SET lock_configuration = true")
 
     def ask(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The columns and rows of one SELECT. Raises QueryError."""
         with self._asked(sql) as found:
-            return [each[0] for each in found.description or ()], found.fetchall()
+            rows: list[tuple[Any, ...]] = []
+            while some := found.fetchmany(ROWS_AT_ONCE):
+                rows += some
+                if len(rows) > MOST_ROWS:
+                    raise QueryError(f"more than {MOST_ROWS} rows; ask for less, or write them to a file with --out")
+            return [each[0] for each in found.description or ()], rows
 
     def write(self, sql: str, out: Path, form: str) -> int:
         """Write its result to the file that was named at first, as csv, json or parquet. Gives the number of rows. Raises QueryError."""
@@ -125,22 +143,23 @@ class Tables:
     def close(self) -> None:
         self._database.close()
 
-    def _fill(self, folder: Path, named: list[str]) -> None:
+    def _fill(self, folder: Path, named: list[str], sealed: bool) -> None:
         kinds = {kind for view in named for kind in VIEWS[view][1]}
         fields = {**FIELDS, **(PERSONS if self.personal else {name: SCORES[name] for name in self._scores})}
-        used = set(re.findall(r"\w+", " ".join(VIEWS[view][0] for view in named))) | set(fields) - set(FIELDS)
+        used = set(re.findall(r"\w+", " ".join(VIEWS[view][0] + self._more(view) for view in named))) | set(fields) - set(FIELDS)
         columns = {name: kind for name, kind in fields.items() if name in used or name in ("kind", "event", "time", "seq")}
         self._database.execute("CREATE TABLE records (" + ", ".join(f'"{name}" {kind}' for name, kind in columns.items()) + ")")
         with ThreadPoolExecutor(1) as loader:
             loading: Future[None] | None = None  # the database reads one part while the next is gathered
-            for part in _parts(folder, kinds):
+            for part in _parts(folder, kinds, sealed):
                 if loading is not None:
                     loading.result()
                 loading = loader.submit(self._load, part, columns, kinds)
             if loading is not None:
                 loading.result()
         for view in named:
-            self._database.execute(f"CREATE VIEW {view} AS {VIEWS[view][0].format(more=self._more(view))}")
+            self._database.execute(f"CREATE TABLE {view} AS {VIEWS[view][0].format(more=self._more(view))}")
+        self._database.execute("DROP TABLE records")  # it had all fields side by side
 
     def _load(self, part: bytes, columns: dict[str, str], kinds: set[str]) -> None:
         """A field that in some record is of another type than FIELDS says makes its part be read as JSON, slower; what does not fit is then null."""
@@ -155,18 +174,24 @@ class Tables:
                 self._database.execute(f"INSERT INTO records SELECT {values} {read} WHERE list_contains(?, kind->>'$')", wanted)
 
     def _more(self, view: str) -> str:
-        """The columns that a view has beside the others: scores, or what stands for a person."""
-        if view == "generations":
-            return ", b.request->>'conversation' AS conversation" if self.personal else ", e.peak" if "peak" in self._scores else ""
+        """The columns that a view has beside the others: scores and what came of them, or what stands for a person."""
+        if self.personal:
+            return {"generations": ", b.request->>'conversation' AS conversation", "replies": ", client_request"}.get(view, "")
         if view == "verdicts":
             return "".join(f", {name}" for name in self._scores if name != "peak")
-        return ", client_request" if self.personal else ""
+        peak = ", e.peak" if "peak" in self._scores else ""
+        return {"generations": peak, "replies": ", how, outcome, halted", "coverage": ", r.how, r.outcome"}.get(view, "")
+
+    def _changes(self, sql: str) -> bool:
+        """Whether a part of a SELECT would change what it reads."""
+        (tree,) = self._database.execute("SELECT json_serialize_sql(?)", [sql]).fetchone() or ("",)
+        return bool(re.search(r'"type":"(INSERT|UPDATE|DELETE|MERGE_INTO|MERGE)[A-Z_]*NODE"', tree)) or '"error":true' in tree[:20]
 
     @contextmanager
     def _asked(self, sql: str, before: str = "", behind: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             statements = self._database.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT or self._changes(sql):
                 raise QueryError("expected one SELECT: the ledger can be read, and nothing else")
             timer = threading.Timer(SECONDS, self._database.interrupt)
             timer.start()
@@ -176,6 +201,8 @@ class Tables:
                 timer.cancel()
         except duckdb.InterruptException:
             raise QueryError(f"broken off after {SECONDS:g} s; ask for less") from None
+        except (OverflowError, UnicodeEncodeError, TypeError) as error:  # a value or a text that Python's own types do not hold
+            raise QueryError(f"an answer that cannot be shown: {error}") from None
         except duckdb.Error as error:
             first, *more = str(error).strip().splitlines()
             hint = "".join(f"; {line.strip()}" for line in more if line.startswith("Candidate"))
@@ -206,12 +233,12 @@ def _value(name: str, kind: str) -> str:
     )
 
 
-def _parts(folder: Path, kinds: set[str]) -> Iterator[bytes]:
+def _parts(folder: Path, kinds: set[str], sealed: bool) -> Iterator[bytes]:
     """The records of these kinds, a line each; also a few of others, whose inner objects name such a kind."""
     wanted = re.compile(b'"kind":"(?:%s)"' % "|".join(sorted(kinds)).encode()).search  # canonical JSON has no space there
     lines: list[bytes] = []
     size = 0
-    reader = Reader(folder)
+    reader = Reader(folder, sealed=sealed)
     try:
         while some := reader.take():
             found = [entry for entry in some if wanted(entry)]

@@ -22,20 +22,21 @@ class ReadError(BarographError):
 class Reader:
     """Goes from record `at` on, or from the first that was not purged. It trusts what it reads: whether that is genuine is the verifier's to say. Raises ReadError."""
 
-    def __init__(self, folder: Path, at: int = 0) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, at: int = 0, sealed: bool = False) -> None:
+        """`sealed`: only what a checkpoint covers: what lies behind it no signature vouches for yet."""
+        self.folder, self._only_sealed = folder, sealed
         if not os.path.isfile(folder / "checkpoint"):
             what = "a file" if os.path.isfile(folder) else "a folder without a checkpoint" if os.path.isdir(folder) else "no such ledger"
             raise ReadError(f"cannot read {folder}: {what}; expected the folder of a ledger")
-        self.at = max(at, kept_from(folder))
         self._tiles = Tiles(folder, self._sealed())
+        self.at = max(at, kept_from(folder, self._tiles.size))
         self._bundle: tuple[int, list[bytes]] = (-1, [])
         self._file: BinaryIO | None = None
         self._index = 0  # of the record at which the open segment is read on
 
     def take(self, limit: int = WIDTH) -> list[bytes]:
         """The next records, at most `limit`; empty when there are none yet."""
-        found = self._from_tiles(limit) or self._from_segment(limit)
+        found = self._from_tiles(limit) or ([] if self._only_sealed else self._from_segment(limit))
         if not found and (sealed := self._sealed()) > self.at:
             self._tiles = Tiles(self.folder, sealed)
             found = self._from_tiles(limit)
@@ -101,5 +102,5 @@ def records(folder: Path, at: int = 0) -> Iterator[dict[str, Any]]:
     try:
         for entry in entries(folder, at):
             yield msgspec.json.decode(entry)
-    except (TileError, msgspec.DecodeError) as error:
+    except (TileError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ReadError(f"{folder}: {error}") from None

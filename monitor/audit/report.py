@@ -39,7 +39,7 @@ QUERIES = {
     "held": """SELECT strftime(time, '%Y-%m-%d') AS day, 1000 * quantile_cont(held, 0.5), 1000 * quantile_cont(held, 0.99) FROM replies
         WHERE held IS NOT NULL AND {time} GROUP BY 1 ORDER BY 1""",
     "peaks": """SELECT strftime(began, '%Y-%m-%d') AS day, entry.key, quantile_cont(entry.value, 0.5), quantile_cont(entry.value, 0.99)
-        FROM (SELECT began, unnest(map_entries(CAST(peak AS MAP(VARCHAR, DOUBLE)))) AS entry FROM generations WHERE {began} AND peak IS NOT NULL)
+        FROM (SELECT began, unnest(map_entries(TRY_CAST(peak AS MAP(VARCHAR, DOUBLE)))) AS entry FROM generations WHERE {began} AND peak IS NOT NULL)
         WHERE entry.value IS NOT NULL GROUP BY ALL ORDER BY 1""",
 }  # fmt: skip
 
@@ -48,12 +48,12 @@ class ReportError(BarographError):
     """A report that can't be made."""
 
 
-def report(folder: Path, since: float, until: float, keys: list[str], whose: str) -> str:
-    """One HTML page without anything from elsewhere. since, until: seconds since 1970. keys: the log's public keys; whose: where they came from.
+def report(folder: Path, since: float, until: float, keys: list[str], whose: str, sealed: bool = False) -> str:
+    """One HTML page without anything from elsewhere. since, until: seconds since 1970. keys: the log's public keys; whose: where they came from; sealed: only what a checkpoint covers.
 
     Raises BarographErrors for a ledger that can't be read.
     """
-    found = ask(folder, since, until)
+    found = ask(folder, since, until, sealed)
     try:
         checked: verifier.Report | str = verifier.verify(folder, [verifier.Key.read(key) for key in keys])
     except (verifier.Wrong, OSError) as error:
@@ -69,13 +69,13 @@ def report(folder: Path, since: float, until: float, keys: list[str], whose: str
     )  # fmt: skip
 
 
-def ask(folder: Path, since: float, until: float) -> dict[str, list[tuple[Any, ...]]]:
+def ask(folder: Path, since: float, until: float, sealed: bool = False) -> dict[str, list[tuple[Any, ...]]]:
     """The answers of QUERIES by name."""
     within = {
         name: f"{name} >= make_timestamp({round(since * 1e6)}) AND {name} < make_timestamp({round(until * 1e6)})"
         for name in ("began", "time")
     }
-    tables = Tables(folder, " ".join(VIEWS), scores=("peak",))
+    tables = Tables(folder, " ".join(VIEWS), scores=("peak",), sealed=sealed)
     try:
         return {name: tables.ask(sql.format(**within))[1] for name, sql in QUERIES.items()}
     finally:

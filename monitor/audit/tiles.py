@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -16,6 +17,7 @@ WIDTH = 256  # hashes in a full tile, entries in a full bundle
 HASH = 32
 MAX_ENTRY = (1 << 16) - 1  # what the two bytes of a length can say
 MAX_BUNDLE = WIDTH * (MAX_ENTRY + 2)
+_STEP, _DIGITS = re.compile("x[0-9]{3}"), re.compile("[0-9]{3}")  # parts of a path
 KEPT_TILES = 4096  # in memory, 8 KiB each, while proofs are made
 
 
@@ -31,18 +33,21 @@ def bundle_path(index: int, width: int = WIDTH) -> str:
     return _path("entries", index, width)
 
 
-def kept_from(folder: Path) -> int:
-    """The first record that is still there: 0, or a multiple of 256 where the oldest bundles were purged."""
-    if os.path.exists(folder / bundle_path(0)):
+def kept_from(folder: Path, size: int) -> int:
+    """The first record that is still there of a tree of `size`: 0, or a multiple of 256 where the oldest bundles were purged.
+
+    Files of other names, or beyond the tree, are nobody's.
+    """
+    full = size // WIDTH  # bundles; what comes behind them is never purged
+    if not full or os.path.exists(folder / bundle_path(0)):
         return 0
-    home = folder / "tile" / "entries"
-    full, partial = [], [0]  # a partial one that a full one took the place of may have been left
+    home, found = folder / "tile" / "entries", full
     for parent, below, files in os.walk(home):
-        above = "".join(part.removeprefix("x") for part in Path(parent).relative_to(home).parts)
-        if not parent.endswith(".p"):
-            full += [int(above + name) for name in files if name.isdigit()]
-            partial += [int(above + name.removesuffix(".p")) for name in below if name.endswith(".p")]
-    return min(full, default=max(partial)) * WIDTH
+        parts = Path(parent).relative_to(home).parts
+        below[:] = [name for name in below if _STEP.fullmatch(name)]
+        above = "".join(part[1:] for part in parts)
+        found = min([found, *(int(above + name) for name in files if _DIGITS.fullmatch(name))])
+    return found * WIDTH
 
 
 def pack(entries: Iterable[bytes]) -> bytes:

@@ -25,7 +25,7 @@ def unfinished(folder: Path) -> list[dict[str, Any]]:
     began: dict[str, dict[str, Any]] = {}
     ended: set[str] = set()
     newest = (size - 1) // WIDTH
-    for index in range(newest, max(kept_from(folder) // WIDTH - 1, newest - LOOKED_AT // WIDTH), -1):
+    for index in range(newest, max(kept_from(folder, size) // WIDTH - 1, newest - LOOKED_AT // WIDTH), -1):
         for entry in reversed(tiles.bundle(index)):
             record = msgspec.json.decode(entry)
             kind, event = record.get("kind"), record.get("event")

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +35,7 @@ log = logging.getLogger("barograph.ledger")
 VARIABLE = "BAROGRAPH_VAULT_KEY"
 SALT, NONCE, KEY = 32, 12, 32
 MAX_CONTENT = 16 << 20
+NAME = re.compile("[0-9a-f]{32}")  # of a subject's folder, and of a piece of content
 WRAPPED = "key"  # the name of the file with a subject's wrapped key
 
 
@@ -69,16 +75,17 @@ class Vault:
         if len(content) > MAX_CONTENT:
             raise VaultError(f"content of {len(content)} bytes; expected at most {MAX_CONTENT}")
         home, name, salt, nonce = self._home(subject), secrets.token_hex(16), secrets.token_bytes(SALT), secrets.token_bytes(NONCE)
-        self._disk.make_folder(home)
-        sealed = AESGCM(self._key(home)).encrypt(nonce, salt + content, name.encode())
-        self._disk.put({home / name: nonce + sealed})
+        with self._turn():
+            self._disk.make_folder(home)
+            sealed = AESGCM(self._key(home)).encrypt(nonce, salt + content, name.encode())
+            self._disk.put({home / name: nonce + sealed})
         return Sealed(name, hashlib.sha256(salt + content).hexdigest(), len(content))
 
     def get(self, name: str, commitment: str) -> bytes:
         """The content that the ledger committed to. Raises VaultError."""
-        if not (len(name) == 32 and name.isalnum()):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise VaultError(f"'{name[:64]}' names no content; expected 32 hexadecimal digits")
-        home = next((each for each in self._subjects() if os.path.exists(each / name)), None)
+        home = next((each for each in self._subjects() if os.path.lexists(each / name)), None)
         if home is None:
             raise VaultError(
                 f"content {name} is not in {self.folder}: it was erased or has expired, which a record says, or it was taken away"
@@ -88,39 +95,54 @@ class Vault:
             opened = AESGCM(self._unwrapped(home)).decrypt(raw[:NONCE], raw[NONCE:], name.encode())
         except (OSError, InvalidTag, ValueError):
             raise VaultError(f"content {name} cannot be opened: its file was changed, or the vault's key is another") from None
-        if not hmac.compare_digest(hashlib.sha256(opened).hexdigest(), commitment):
+        if hashlib.sha256(opened).hexdigest() != commitment:
             raise VaultError(f"content {name} is not what the ledger committed to")
         return opened[SALT:]
 
-    def erase(self, subject: str) -> list[str]:
-        """Destroy a subject's key, salts and content. Gives the names of what there was. Raises OSError; what was destroyed by then stays so."""
-        home = self._home(subject)
-        if not home.is_dir():
-            return []
-        names = [path.name for path in home.iterdir() if path.name != WRAPPED]
-        self._disk.remove(home / WRAPPED)  # from here on nobody can read the rest
-        self._disk.sync_folder(home)
-        shutil.rmtree(home)
-        self._disk.sync_folder(self.folder)
+    def erase(self, subject: str, names: list[str] | None = None) -> list[str]:
+        """Destroy a subject's key, salts and content. Gives the names of what there was, in `names` also when an OSError comes on the way."""
+        home, names = self._home(subject), names if names is not None else []
+        with self._turn():
+            if not _is_folder(home):
+                return names
+            names += [path.name for path in home.iterdir() if NAME.fullmatch(path.name)]
+            self._disk.remove(home / WRAPPED)  # from here on nobody can read the rest
+            self._disk.sync_folder(home)
+            shutil.rmtree(home)
+            self._disk.sync_folder(self.folder)
         return names
 
-    def expire(self, until: float) -> int:
-        """Destroy what was sealed before `until` (seconds since 1970), with the keys that nothing is left of. Raises OSError."""
-        gone = 0
+    def expire(self, until: float) -> tuple[list[str], str]:
+        """Destroy what was sealed before `until` (seconds since 1970), with the keys that nothing is left of. Gives the names, and what went wrong."""
+        gone: list[str] = []
+        trouble = ""
         for home in self._subjects():
-            left = 0
-            for path in [path for path in home.iterdir() if path.name != WRAPPED]:
-                if path.stat(follow_symlinks=False).st_mtime < until:
-                    self._disk.remove(path)
-                    gone += 1
-                else:
-                    left += 1
-            if not left and (home / WRAPPED).stat().st_mtime < until:
-                shutil.rmtree(home)
-        return gone
+            try:
+                with self._turn():
+                    there = [path for path in home.iterdir() if NAME.fullmatch(path.name)]
+                    old = [path for path in there if path.stat(follow_symlinks=False).st_mtime < until]
+                    for path in old:
+                        self._disk.remove(path)
+                        gone.append(path.name)
+                    if len(old) == len(there):
+                        shutil.rmtree(home)
+            except OSError as error:  # the others go all the same
+                trouble = trouble or str(error)
+        return gone, trouble
 
     def _subjects(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if path.is_dir()]
+        """Their folders, and nothing else that lies there: no link is followed."""
+        return [path for path in self.folder.iterdir() if NAME.fullmatch(path.name) and _is_folder(path)]
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One thread and one process at a time changes what lies here: a key is not to be destroyed between two looks at it."""
+        file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
 
     def _home(self, subject: str) -> Path:
         return self.folder / hmac.digest(self._naming, subject.encode(errors="surrogatepass"), "sha256").hex()[:32]
@@ -157,3 +179,10 @@ class Vault:
         if len(master := read_plain(file, KEY)) != KEY:
             raise VaultError(f"{file}: {len(master)} bytes; expected the vault's key of {KEY}")
         return master
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat(follow_symlinks=False).st_mode)
+    except OSError:
+        return False

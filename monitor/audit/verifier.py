@@ -148,13 +148,11 @@ def opened(note: bytes, logs: list[Key], policy: Policy) -> Head:
                 Ed25519PublicKey.from_public_bytes(key.raw).verify(signature, message)
             except InvalidSignature:
                 raise Wrong(f"the signature by {name}+{raw[:4].hex()} on the checkpoint of {head[1]} records does not verify") from None
-            if label:
-                witnessed.add(label)
-            else:
-                signed = signed or key.name == head[0]
+            witnessed.add(label)
+            signed = signed or (not label and key.name == head[0])
     if not signed:
         raise Wrong(f"the checkpoint of {head[1]} records is not signed by a given key of the log '{head[0]}'")
-    return Head(*head, frozenset(witnessed))
+    return Head(*head, frozenset(witnessed - {""}))
 
 
 def plain(path: Path) -> bytes:
@@ -177,9 +175,8 @@ class Ledger:
     def __init__(self, folder: Path, head: Head, earlier: list[Head], report: Report) -> None:
         self.folder, self.head, self.report = folder, head, report
         self._earlier = sorted((each for each in earlier if each.size), key=lambda each: each.size)
-        self._size = 0
         self._rows: list[list[bytes]] = [[]]  # per level: hashes of its unfinished tile
-        self._number, self._time, self._said_purged = -1, 0.0, 0
+        self._size, self._number, self._time, self._said_purged, self._held = 0, -1, 0.0, 0, set[str]()
 
     def walk(self) -> None:
         """Raises Wrong for a file that is missing or torn: what lies behind it can't be told apart."""
@@ -197,8 +194,6 @@ class Ledger:
                 at, held = end, held - 1
             if at != len(bundle) or held:
                 raise Wrong(f"bundle {index} does not hold as many records as its name says, or more than records")
-            if width == 256:
-                self._full(0, index)
         for level, row in [each for each in enumerate(self._rows) if each[1]]:
             self._tile(level, size // 256 ** (level + 1), row)
         if self.report.purged > self._said_purged:
@@ -212,7 +207,6 @@ class Ledger:
         for at in range(0, 256 * 32, 32):
             self._leaf(tile[at : at + 32])
         self.report.purged, self._number = index * 256 + 256, -2
-        self._full(0, index)
 
     def _leaf(self, digest: bytes) -> None:
         self._rows[0].append(digest)
@@ -220,6 +214,8 @@ class Ledger:
         while self._earlier and self._earlier[0].size <= self._size:
             if self._earlier.pop(0).root != self._root():
                 self.report.wrong(f"the first {self._size} records are not those of an earlier checkpoint: changed, or forked")
+        if len(self._rows[0]) == 256:
+            self._full(0, self._size // 256 - 1)
 
     def _root(self) -> bytes:
         """Of the records so far: at each level the unfinished tile, behind it the root of what lies below."""
@@ -233,8 +229,15 @@ class Ledger:
         where, report = self._size, self.report
         try:
             number, at = int((record := json.loads(entry))["seq"]), float(record["time"])
-            if (record["kind"], record.get("event")) == ("custody", "purged"):
+            what = record["kind"], record.get("event")
+            if what == ("custody", "purged"):
                 self._said_purged = max(self._said_purged, int(record["before"]))
+                if self._held:
+                    report.wrong(f"record {where} says that records were purged, while the hold '{min(self._held)}' stood")
+            elif what == ("custody", "held"):
+                self._held.add(str(record["name"]))
+            elif what == ("custody", "released"):
+                self._held.discard(str(record["name"]))
         except (ValueError, KeyError, TypeError):
             report.wrong(f"record {where} is no JSON object with seq, time and kind")
             return
@@ -245,8 +248,7 @@ class Ledger:
             if tuple(record.get(name) for name in ("kind", "event", "first", "last")) != hole:
                 report.wrong(f"numbers {hole[2]} to {hole[3]} are missing before record {where}, which does not say that they were lost")
             report.lost += number - self._number - 1
-        report.first = report.first or at
-        report.silence = max(report.silence, at - (self._time or at))
+        report.first, report.silence = report.first or at, max(report.silence, at - (self._time or at))
         self._number, self._time, report.last = number, at, at
 
     def _full(self, level: int, index: int) -> None:
@@ -269,9 +271,8 @@ class Ledger:
     def _read(self, level: str, index: int, width: int) -> tuple[bytes, int]:
         """A tile or bundle and how much is in it: the partial one of this width, or the full one that has taken its place."""
         full = self._path(level, index)
-        if width < 256 and not full.is_file():
-            return plain(full.with_name(f"{full.name}.p") / str(width)), width
-        return plain(full), 256
+        part = full.with_name(f"{full.name}.p") / str(width)
+        return (plain(part), width) if width < 256 and (part.exists() or not full.exists()) else (plain(full), 256)
 
     def _path(self, level: str, index: int) -> Path:
         parts = f"{index:,}".split(",")
@@ -283,9 +284,9 @@ def verify(folder: Path, keys: list[Key], policy: Policy | None = None, since: l
     logs = keys + (policy := policy or Policy()).logs
     head = witnessed = opened(plain(folder / "checkpoint"), logs, policy)
     earlier = [opened(note, logs, policy) for note in since or []]
-    if not policy.met(set(head.witnesses)) and (folder / "witnessed").is_file():
-        witnessed = opened(plain(folder / "witnessed"), logs, policy)
-        earlier.append(witnessed)
+    if (folder / "witnessed").exists():
+        earlier.append(opened(plain(folder / "witnessed"), logs, policy))
+        witnessed = head if policy.met(set(head.witnesses)) else earlier[-1]
     report = Report(head.origin, head.size, base64.b64encode(head.root).decode(), head.size - witnessed.size)
     if not policy.met(set(witnessed.witnesses)):
         report.wrong(f"no checkpoint has the quorum '{policy.quorum}'; cosigned by: {', '.join(sorted(witnessed.witnesses)) or 'nobody'}")

@@ -25,6 +25,9 @@ KeyOption = Annotated[
 ]
 
 
+MAX_CHECKED = 1 << 20  # bytes of a record or a proof
+
+
 class Form(StrEnum):
     TABLE = "table"
     CSV = "csv"
@@ -36,6 +39,8 @@ def moment(text: str) -> float:
     """A date or a time of ISO 8601, UTC where it names no zone, in seconds since 1970. Raises BarographError."""
     try:
         found = datetime.fromisoformat(text)
+        if not 1970 <= found.year < 9999:
+            raise ValueError
     except ValueError:
         raise BarographError(f"'{text[:64]}' is no time; expected such as 2026-11-26 or 2026-11-26T14:00:00+01:00") from None
     return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
@@ -68,14 +73,14 @@ def query(
             raise BarographError(f"--where {wrong[0][:64]}: expected COLUMN=VALUE")
         moments = (moment(since) if since else None, moment(until) if until else None)
         sql = filtered(view or "", {name: value for name, _, value in pairs}, *moments, last)
-    if form is Form.PARQUET and out is None:
-        raise BarographError("parquet is not for a terminal; name a file with --out")
+    if (form is Form.PARQUET) > (out is not None) or (form is Form.TABLE and out is not None):
+        raise BarographError("a table is for a terminal and parquet for a file: --out goes with --format csv, json or parquet")
     folder = copy or configured(config)
     if copy is None:
         act(config, "note", reason, event="queried", said=sql)
-    tables = Tables(folder, sql, out)
+    tables = Tables(folder, sql, out, sealed=copy is not None)
     try:
-        if out is not None and form is not Form.TABLE:
+        if out is not None:
             print(f"{tables.write(sql, out, form)} rows in {out}")
             return
         columns, rows = tables.ask(sql)
@@ -107,7 +112,7 @@ def report(
         if key
         else ([_vkey(config)], "the ledger's keeper, so compare it with what you were given by another way")
     )
-    made = page.report(copy or configured(config), first, end, keys, whose)
+    made = page.report(copy or configured(config), first, end, keys, whose, sealed=copy is not None)
     try:
         if out.suffix == ".pdf":
             page.pdf(made, out)
@@ -159,11 +164,12 @@ def check(
     """Check one record against its proof, without the ledger. Exit code 1 when it is not what the signed checkpoint covers."""
     from monitor.audit import verifier
     from monitor.audit.check import check as prove
+    from probes.files import read_plain
 
     try:
-        index, head = prove(record.read_bytes(), proof.read_bytes(), [verifier.Key.read(each) for each in key])
+        index, head = prove(read_plain(record, MAX_CHECKED), read_plain(proof, MAX_CHECKED), [verifier.Key.read(each) for each in key])
     except OSError as error:
-        raise BarographError(f"{error.filename}: {error.strerror}") from None
+        raise BarographError(f"{error.filename}: {error.strerror}; expected a record and its .tlog-proof") from None
     except verifier.Wrong as error:
         print(f"WRONG  {error}", file=sys.stderr)
         sys.exit(1)
@@ -221,11 +227,12 @@ def _findings(folder: Path, origin: str) -> Iterator[dict[str, Any]]:
     models: dict[str, str] = {}
     for each in records(folder):
         if each["kind"] == "stream" and each.get("event") == "begin":
-            models[each["stream"]] = each["request"].get("model", "")
+            about = each.get("request")
+            models[str(each.get("stream"))] = str(about.get("model", "")) if isinstance(about, dict) else ""
         elif each["kind"] == "stream":
-            models.pop(each["stream"], None)
+            models.pop(str(each.get("stream")), None)
         elif each["kind"] == "verdict":
-            yield finding(each, origin, __version__, models.get(each["stream"], ""))
+            yield finding(each, origin, __version__, models.get(str(each.get("stream")), ""))
 
 
 def _sealed(folder: Path, number: int, checkpoint_s: float) -> None:
@@ -254,10 +261,21 @@ def _vkey(config: Path | None) -> str:
     return LocalSigner.parse(keys.read(settings.audit.key or keys.beside(settings.sidecar.ledger))).key.vkey
 
 
+def _plain(value: Any) -> Any:
+    """As JSON has it, else as text."""
+    return (
+        value
+        if isinstance(value, int | float | str | bool | None)
+        else [_plain(each) for each in value]
+        if isinstance(value, list)
+        else str(value)
+    )
+
+
 def _show(columns: list[str], rows: list[tuple[Any, ...]], form: Form) -> None:
     if form is Form.JSON:
         for row in rows:
-            print(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+            print(json.dumps({name: _plain(value) for name, value in zip(columns, row, strict=True)}, ensure_ascii=False))
     elif form is Form.CSV:
         import csv
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from monitor import __version__
 from monitor.audit.reader import ReadError, records
-from monitor.config import Config
+from monitor.config import Config, read_text
 from monitor.errors import BarographError
 from monitor.pipeline import rulefiles
 from rules.engine import RuleEngine
@@ -50,7 +50,8 @@ def _is_change(record: dict[str, Any]) -> bool:
 
 def _change(record: dict[str, Any]) -> str:
     said = {name: record[name] for name in ("version", "bank", "digest", "rules", "by", "reason", "model", "engine") if record.get(name)}
-    short = ", ".join(f"{name} {str(value)[:16] if name in ('bank', 'digest', 'rules') else value}" for name, value in said.items())
+    plain = {name: " ".join(str(value).split()) for name, value in said.items()}
+    short = ", ".join(f"{name} {value[:16] if name in ('bank', 'digest', 'rules') else value}" for name, value in plain.items())
     return f"{_day(record['time'])}, record {record['seq']}: {record['kind']} {record['event']} ({short})"
 
 
@@ -60,7 +61,7 @@ def _figures(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            for line in path.read_text("utf-8").splitlines():
+            for line in read_text(path).splitlines():
                 result = json.loads(line)
                 plain = {
                     name: value
@@ -69,7 +70,7 @@ def _figures(folder: Path) -> list[str]:
                 }
                 numbers = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in list(plain.items())[:8])
                 found.append(f"{result.get('benchmark', path.stem)} on {result.get('machine', 'a machine that is not named')}: {numbers}")
-        except (OSError, ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise BarographError(f"{path}: {error}; expected one JSON object a line") from None
     return found
 

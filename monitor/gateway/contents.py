@@ -16,6 +16,7 @@ log = logging.getLogger("barograph.gateway")
 
 MAX_REPLY = 1 << 20  # bytes of a reply that are kept
 MAX_WAITING = 64 << 20  # bytes that wait for the disk; what comes then is not kept, and a record says so
+SETTLE_S = 30.0
 SUBJECTS = ("safety_identifier", "user")  # where OpenAI's parameters name a person
 
 
@@ -66,6 +67,10 @@ class Contents:
             return
         self._waiting += size
         self._thread.submit(self._seal, request, subject, asked, reply, cut)
+
+    def settle(self) -> None:
+        """Wait, in a thread that may, until what has come so far is sealed: an erasure is to find it."""
+        self._thread.submit(lambda: None).result(SETTLE_S)
 
     def close(self) -> None:
         self._thread.shutdown()

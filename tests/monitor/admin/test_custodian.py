@@ -42,7 +42,10 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     monkeypatch.delenv(TOKEN, raising=False)
     lines = [f"- {{name: {role}-1, role: {role}, sha256: {hashlib.sha256(role.encode()).hexdigest()}}}" for role in ROLES]
     (tmp_path / "access").write_text("tokens:\n" + "\n".join(lines))
-    custody = Custody(ledger(tmp_path / "l"), Retention())
+    kept = ledger(tmp_path / "l")
+    kept.append("x")
+    kept.append("x")
+    custody = Custody(kept, Retention())
     app = Starlette(routes=custody_routes(custody), middleware=[Middleware(Guard, hosts=(), access=Access(tmp_path / "access"))])
     return TestClient(app, base_url="http://127.0.0.1:8401")
 
@@ -68,7 +71,8 @@ def test_roles(web: TestClient, tmp_path: Path, role: str, act: str) -> None:
 def test_what_is_refused_says_why_and_changes_nothing(web: TestClient, tmp_path: Path) -> None:
     assert web.post("/audit", json={"act": "hold"}).status_code == 401
     for body, why in (
-        ({"act": "hold", "name": "x"}, "needs a reason"), ({"act": "hold", "reason": "r"}, "expected name"), ({"act": "burn", "reason": "r"}, "is no act"),
+        ({"act": "hold", "name": "x"}, "needs a reason"), ({"act": "hold", "reason": "r"}, "expected name"), ({"act": "burn", "reason": "r"}, "is no act"), ({"act": {}, "reason": "r"}, "is no act"), ({"act": "hold", "name": "x", "reason": None}, "needs a reason"),
+        ({"act": "note", "reason": "r", "event": [], "said": "x"}, "expected event"), ({"act": "incident", "reason": "r", "verdict": 99, "aware_at": 1}, "aware_at"),
         ({"act": "note", "reason": "r", "event": "purged", "said": "x"}, "is no note"), ({"act": "erase", "reason": "r", "subject": "s"}, "there is no content"),
     ):  # fmt: skip
         answer = web.post("/audit", json=body, headers={"authorization": "Bearer admin"})
@@ -76,7 +80,7 @@ def test_what_is_refused_says_why_and_changes_nothing(web: TestClient, tmp_path:
     assert (
         web.post("/audit", content=b"[", headers={"authorization": "Bearer admin", "content-type": "application/json"}).status_code == 400
     )
-    assert records(tmp_path / "l") == []
+    assert len(records(tmp_path / "l")) == 2
 
 
 def test_an_archive_that_fails_is_said_once_and_counted(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

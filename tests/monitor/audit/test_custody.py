@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 
 from monitor.audit import proof, verifier
 from monitor.audit.custody import Custody, CustodyError
 from monitor.audit.holds import HoldError
 from monitor.audit.ledger import Ledger
+from monitor.audit.merkle import leaf_hash
 from monitor.audit.reader import Reader
 from monitor.audit.retention import FLOOR_DAYS, Retention
-from monitor.audit.tiles import bundle_path, kept_from
+from monitor.audit.tiles import bundle_path, kept_from, pack, tile_path, unpack
 from monitor.audit.unfinished import unfinished
 from monitor.audit.vault import Vault, beside
 from monitor.errors import BarographError
@@ -43,7 +46,7 @@ def test_purged_bundles_leave_every_proof_standing(tmp_path: Path) -> None:
     assert Custody(kept, SOON).act("purge", "ann", "old")["records"] == 768
     kept.seal()
     assert not (kept.path / bundle_path(2)).exists()
-    assert kept_from(kept.path) == 768
+    assert kept_from(kept.path, kept.checkpoint.size) == 768
     report = verifier.verify(kept.path, [KEY], since=[before])
     assert (report.problems, report.purged) == ([], 768)
     found = records(kept.path)
@@ -71,8 +74,16 @@ def test_the_next_purge_goes_on_where_the_last_one_ended(tmp_path: Path) -> None
         kept.append("y", i=i)
     assert custody.act("purge", "ann", "old again")["records"] == 768
     kept.seal()
-    assert kept_from(kept.path) == 1536
+    assert kept_from(kept.path, kept.checkpoint.size) == 1536
     assert problems(kept.path) == []
+
+
+def test_a_purge_does_not_cover_up_what_somebody_removed(tmp_path: Path) -> None:
+    kept = filled(tmp_path / "l")
+    (kept.path / bundle_path(0)).unlink()
+    with pytest.raises(CustodyError, match="records 0 to 255 are missing, and no record says that they were purged"):
+        Custody(kept, SOON).act("purge", "ann", "old")
+    assert problems(kept.path)
 
 
 def test_bundles_that_nobody_purged_are_missed(tmp_path: Path) -> None:
@@ -99,6 +110,35 @@ def test_the_hashes_of_what_was_purged_are_vouched_for(tmp_path: Path) -> None:
     assert problems(kept.path)
 
 
+@pytest.mark.parametrize("name", ["999", "lost+found/1", "junk.p", "x000/x001/000", "000.p/40", "\u00b2", "0000"])
+def test_a_stray_file_hides_nothing(tmp_path: Path, name: str) -> None:
+    kept = filled(tmp_path / "l", 300)
+    place = kept.path / "tile" / "entries" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"x")
+    assert len(records(kept.path)) == 300
+    assert unfinished(kept.path) == []
+    Custody(kept, SOON).act("purge", "ann", "old")
+    kept.seal()
+    assert next(each["seq"] for each in records(kept.path)) == 256
+    assert problems(kept.path) == []
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_a_changed_time_has_nothing_removed(tmp_path: Path, tiles: bool) -> None:
+    """Without the key nobody makes a young record old: what is purged is what the signed tree has."""
+    kept = filled(tmp_path / "l")
+    path = kept.path / bundle_path(0)
+    entries = unpack(path.read_bytes(), 256)
+    entries[-1] = rfc8785.dumps({**json.loads(entries[-1]), "time": 1.0})
+    path.write_bytes(pack(entries))
+    if tiles:
+        (kept.path / tile_path(0, 0)).write_bytes(b"".join(map(leaf_hash, entries)))
+    with pytest.raises(CustodyError, match="nothing is removed from a ledger that was changed"):
+        Custody(kept, Retention(days=FLOOR_DAYS)).act("purge", "ann", "old")
+    assert path.exists()
+
+
 def test_a_young_or_unarchived_record_stays(tmp_path: Path) -> None:
     kept = filled(tmp_path / "l")
     assert Custody(kept, Retention(days=FLOOR_DAYS)).act("purge", "ann", "r")["records"] == 0
@@ -113,7 +153,7 @@ def test_less_than_six_months_needs_a_law(tmp_path: Path) -> None:
     kept = filled(tmp_path / "l")
     with pytest.raises(CustodyError, match=f"kept for 30 days; expected at least {FLOOR_DAYS}"):
         Custody(kept, Retention(days=30)).act("purge", "ann", "r")
-    assert kept_from(kept.path) == 0
+    assert kept_from(kept.path, kept.checkpoint.size) == 0
 
 
 def test_a_hold_beats_purge_and_erasure(tmp_path: Path) -> None:
@@ -135,7 +175,31 @@ def test_a_hold_beats_purge_and_erasure(tmp_path: Path) -> None:
     assert said[:2] == [("held", "bob", "a court asked"), ("released", "ann", "the court is done")]
 
 
-@pytest.mark.parametrize("broken", ["{", '{"a": 1}', "[]"])
+def test_a_hold_stands_by_its_record_too(tmp_path: Path) -> None:
+    """Whoever removes its file has not released it."""
+    kept = filled(tmp_path / "l")
+    custody = Custody(kept, SOON)
+    custody.act("hold", "bob", "a court asked", {"name": "case-1"})
+    kept.path.with_name("l.holds").unlink()
+    with pytest.raises(CustodyError, match="the hold 'case-1' of bob stands by record 1000: a court asked"):
+        custody.act("purge", "ann", "r")
+    kept.append("custody", event="purged", first=0, before=0, by="eve", reason="r")
+    kept.seal()
+    assert "while the hold 'case-1' stood" in problems(kept.path)[0]
+    custody.act("release", "ann", "over", {"name": "case-1"})
+    assert custody.act("purge", "ann", "r")["records"] == 768
+
+
+def test_acts_from_many_threads_lose_nothing(tmp_path: Path) -> None:
+    kept = filled(tmp_path / "l")
+    custody = Custody(kept, SOON)
+    with ThreadPoolExecutor(16) as pool:
+        done = list(pool.map(lambda i: custody.act("hold", "ann", "r", {"name": f"h{i}"}), range(40)))
+    assert len(done) == 40
+    assert len(custody.holds.standing()) == 40
+
+
+@pytest.mark.parametrize("broken", ["{", '{"a": 1}', "[]", "\u00ff"])
 def test_a_file_of_holds_that_cannot_be_read_holds(tmp_path: Path, broken: str) -> None:
     kept = filled(tmp_path / "l")
     kept.path.with_name("l.holds").write_text(broken)
@@ -152,13 +216,21 @@ def test_an_incident_freezes_and_starts_its_clocks(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(CustodyError, match="an incident is frozen"):
         custody.act("purge", "ann", "r")
-    for wrong in ({}, {"verdict": 3}, {"verdict": "3", "aware_at": 1}, {"verdict": 3, "aware_at": time.time() + 99}):
+    for wrong in (
+        {},
+        {"verdict": 3},
+        {"verdict": "3", "aware_at": 1},
+        {"verdict": 3, "aware_at": time.time() + 99},
+        {"verdict": True, "aware_at": 1},
+        {"verdict": 10**400, "aware_at": 1},
+        {"verdict": 3, "aware_at": True},
+    ):
         with pytest.raises(CustodyError, match="aware_at"):
             custody.act("incident", "ann", "r", wrong)
 
 
-@pytest.mark.parametrize("reason", ["", "  ", "x" * 501])
-def test_acts_need_a_reason(tmp_path: Path, reason: str) -> None:
+@pytest.mark.parametrize("reason", ["", "  ", "x" * 501, "\u200b", None, [], {}, False, 0])
+def test_acts_need_a_reason(tmp_path: Path, reason: Any) -> None:
     kept = ledger(tmp_path / "l")
     with pytest.raises(CustodyError, match="needs a reason"):
         Custody(kept, SOON).act("hold", "ann", reason, {"name": "x"})
@@ -200,4 +272,5 @@ def test_content_goes_when_its_days_are_over(tmp_path: Path) -> None:
     assert Custody(kept, Retention(content_days=1e-9)).act("purge", "ann", "r")["content"] == 1
     with pytest.raises(BarographError, match="has expired"):
         vault.get(sealed.id, sealed.commitment)
-    assert [path.name for path in vault.folder.iterdir()] == ["secret"]
+    assert sorted(path.name for path in vault.folder.iterdir()) == ["lock", "secret"]
+    assert [each["content"] for each in records(kept.path, kept) if each.get("event") == "expired"] == [[sealed.id]]

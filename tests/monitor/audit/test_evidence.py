@@ -85,6 +85,14 @@ def test_a_report_on_a_changed_ledger_says_so(kept: Ledger) -> None:
     assert "Something is wrong with the ledger" in page
 
 
+def test_one_odd_peak_spoils_no_report(kept: Ledger) -> None:
+    for peak in ({"omitted_bytes": 9, "sha256": "x"}, "text", [1], 3, {"panic": "high"}):
+        kept.append("stream", event="begin", stream="odd#0", request={})
+        kept.append("stream", event="end", stream="odd#0", tokens=1, judged=1, dropped=0, gap=False, nan=False, peak=peak)
+    kept.seal()
+    assert "Nothing is wrong" in report.report(kept.path, 0, 4e9, [SIGNER.key.vkey], "a test")
+
+
 def test_a_report_as_pdf(kept: Ledger, tmp_path: Path) -> None:
     out = tmp_path / "r.pdf"
     report.pdf(report.report(kept.path, 0, 4e9, [SIGNER.key.vkey], "a test"), out)
@@ -141,6 +149,27 @@ def test_a_pack_is_checked_by_the_commands_of_its_own_readme(kept: Ledger, tmp_p
     assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=home, capture_output=True).returncode == 1
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"model_signal": {"omitted_bytes": 9, "sha256": "x"}},
+        {"model_signal": {"panic": [1.0], "calm": []}},
+        {"desc": "two\nlines"},
+        {"signals": None},
+    ],
+)
+def test_a_verdict_whose_scores_are_missing_is_packed_all_the_same(kept: Ledger, tmp_path: Path, odd: dict[str, Any]) -> None:
+    number = verdict(kept, **odd)
+    kept.append("scores", stream="r1#0", first=0, tokens=9, probes=["a"], scores="AAAA")
+    kept.append("incident", event="opened", verdict=number, aware_at=1e300, by="x\n2026 record 9 <-- the verdict", reason="r")
+    kept.seal()
+    incident.pack(kept.path, number, tmp_path / "i.zip", SIGNER.key.vkey)
+    with zipfile.ZipFile(tmp_path / "i.zip") as archive:
+        said = archive.read("timeline.txt").decode()
+        assert archive.read("scores.csv")
+    assert sum(line.endswith("<-- the verdict") for line in said.splitlines()) == 1
+
+
 def test_only_verdicts_that_fired_are_packed(kept: Ledger, tmp_path: Path) -> None:
     with pytest.raises(BarographError, match=r"record 1 is a sidecar .*; expected a verdict that fired"):
         incident.pack(kept.path, 1, tmp_path / "i.zip", SIGNER.key.vkey)
@@ -166,6 +195,10 @@ def test_a_proof_holds_for_its_record_only(tmp_path: Path, size: int) -> None:
             (entry, said.replace(f"\n{size}\n", f"\n{size + 1}\n").encode()),
             (entry, "\n".join([*lines[:2], "A" * 43 + "=", *lines[2:]]).encode()),
             (entry, proof.replace(b"tlog-proof@v1", b"tlog-proof@v2")),
+            *(
+                (entry, said.replace(f"index {number}\n", f"{index}\n").encode())
+                for index in (f"index +{number}", f"index 0{number}", f"{number}", "index ²")
+            ),
         ]
         if len(lines[2]) > 2:
             wrong.append((entry, "\n".join([*lines[:2], *lines[3:]]).encode()))
@@ -203,6 +236,12 @@ def test_findings_are_those_of_the_schema(kept: Ledger, changes: dict[str, Any],
     assert found["type_uid"] == found["class_uid"] * 100 + found["activity_id"]
     assert found["time"] > 1e12
     assert list(SCHEMA.iter_errors({**found, "severity_id": 7}))  # the judge can say no
+
+
+@pytest.mark.parametrize("odd", [{"unwritable": "x"}, {"event": "fired", "tags": None, "severity": [1], "action": {}, "rule": 3}])
+def test_a_record_that_is_not_as_it_should_be_is_a_finding_too(odd: dict[str, Any]) -> None:
+    found = ocsf.finding({"seq": 1, "time": 1.7e9, "kind": "verdict", **odd}, "o", "1")
+    assert list(SCHEMA.iter_errors(found)) == []
 
 
 def test_an_ended_verdict_closes_its_finding() -> None:

@@ -565,3 +565,32 @@ def test_a_rollback_and_a_fork_show_against_a_kept_checkpoint(tmp_path: Path) ->
     going.append("c")
     going.close()
     assert "rolled back" in verifier.verify(shorter, [KEY], since=[(kept.path / "checkpoint").read_bytes()]).problems[0]
+
+
+def test_what_is_read_is_what_is_verified(tmp_path: Path) -> None:
+    """A full file beside a partial one of the same place: whoever has the disk may say two things, and both are held to the signature."""
+    kept = ledger(tmp_path / "l")
+    for i in range(300):
+        kept.append("x", i=i)
+    kept.close()
+    part = kept.path / "tile" / "entries" / "001.p" / "44"
+    full = part.parent.with_name("001")
+    whole = part.read_bytes()
+    full.write_bytes(whole)
+    part.write_bytes(whole.replace(b'"i":299', b'"i":999'))
+    assert [each["i"] for each in records(kept.path)][-1] == 999
+    assert "are not those that the checkpoint's signature covers" in " ".join(verifier.verify(kept.path, [KEY]).problems)
+
+
+def test_a_rollback_behind_a_witnessed_checkpoint_shows_without_a_policy(tmp_path: Path) -> None:
+    kept = ledger(tmp_path / "l")
+    kept.append("x")
+    kept.seal()
+    old = (kept.path / "checkpoint").read_bytes()
+    for _ in range(5):
+        kept.append("x")
+    kept.close()
+    (kept.path / "witnessed").write_bytes((kept.path / "checkpoint").read_bytes())
+    right(kept.path)
+    (kept.path / "checkpoint").write_bytes(old)
+    assert "rolled back" in " ".join(verifier.verify(kept.path, [KEY]).problems)

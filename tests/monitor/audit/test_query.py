@@ -85,6 +85,12 @@ def test_answers(folder: Path, sql: str, expected: list[tuple[Any, ...]]) -> Non
         ("SELECT * FROM verdicts, '/etc/passwd'", "there are the views"),
         ("SELECT nope FROM verdicts", "nope"),
         ("SELEKT * FROM verdicts", "syntax error"),
+        ("WITH x AS (UPDATE verdicts SET rule = 'innocent' RETURNING rule) SELECT * FROM x, verdicts", "expected one SELECT"),
+        ("WITH x AS (DELETE FROM verdicts RETURNING rule) SELECT * FROM x", "expected one SELECT"),
+        ("WITH x AS (INSERT INTO verdicts BY NAME SELECT 'a' AS rule RETURNING rule) SELECT * FROM x", "expected one SELECT"),
+        ("SELECT * FROM records, verdicts", "records does not exist"),
+        ("SELECT INTERVAL '1000000000 days' FROM verdicts", "cannot be shown"),
+        ("SELECT '\ud800' FROM verdicts", "cannot be shown"),
     ],
 )
 def test_refusals(folder: Path, sql: str, why: str) -> None:
@@ -101,10 +107,16 @@ def test_refusals(folder: Path, sql: str, why: str) -> None:
         'SELECT "client_request", r.rule FROM replies JOIN verdicts r ON true',
         "SELECT * FROM generations JOIN verdicts USING (stream) /* conversation */",
         "SELECT conversation, halted FROM actions, generations",
+        "SELECT client_request, halted FROM replies",
+        "SELECT client_request, outcome FROM replies",
+        "SELECT conversation, how FROM generations JOIN coverage USING (stream)",
+        "SELECT r.request, g.peak FROM records r JOIN generations g USING (stream) WHERE r.event = 'begin'",
+        "SELECT r.request->>('conver' || 'sation'), avg((g.peak->>'panic')::DOUBLE) FROM records r JOIN generations g USING (stream) GROUP BY 1",
+        "SELECT r.request, v.rule FROM records r, verdicts v, generations WHERE r.stream = v.stream",
     ],
 )
 def test_no_score_is_told_by_natural_person(folder: Path, sql: str) -> None:
-    with pytest.raises(QueryError, match=r"refused|peak|Referenced"):
+    with pytest.raises(QueryError, match=r"refused|peak|Referenced|records does not exist"):
         ask(folder, sql)
 
 
@@ -121,12 +133,14 @@ def test_a_star_never_shows_a_person_beside_scores(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "parquet"])
-def test_results_go_into_files(folder: Path, tmp_path: Path, form: str) -> None:
+def test_results_go_into_new_files(folder: Path, tmp_path: Path, form: str) -> None:
     out, sql = tmp_path / f"o'ut.{form}", "SELECT rule, position FROM verdicts -- a remark"
     tables = Tables(folder, sql, out)
     assert tables.write(sql + "\n", out, form) == 1
     with pytest.raises(QueryError, match="Permission"):
         tables.write(sql + "\n", tmp_path / "other", form)
+    with pytest.raises(QueryError, match="expected a new file"):
+        Tables(folder, sql, out)
     assert duckdb.sql(f"SELECT rule, position FROM '{str(out).replace(chr(39), chr(39) * 2)}'").fetchall() == [("high", 3)]
 
 
@@ -138,6 +152,46 @@ def test_filters_without_sql(folder: Path) -> None:
     for view, where, since in (("nope", {}, None), ("verdicts", {"a b": "1"}, None), ("coverage", {}, 1.0)):
         with pytest.raises(QueryError):
             filtered(view, where, since, None, 10)
+
+
+def test_a_stream_that_is_told_of_twice_is_one_generation(tmp_path: Path) -> None:
+    """A sidecar that comes back ends what it finds, and the tap that still runs it begins it anew."""
+    kept = ledger(tmp_path / "l")
+    for event, tokens in (("begin", None), ("lost", None), ("begin", None), ("end", 10)):
+        kept.append("stream", event=event, stream="s#0", tokens=tokens, judged=3, dropped=0, gap=False, nan=False, request={})
+    for turn in range(2):
+        kept.append("reply", request="s", how="judged", outcome="ended", tokens=turn, early=0, streams=["s#0"], halted=[])
+    kept.flush()
+    assert ask(kept.path, "SELECT state, tokens FROM generations") == [("end", 10)]
+    assert ask(kept.path, "SELECT delivered, whole FROM coverage") == [(1, False)]  # of ten tokens three were judged
+
+
+def test_what_no_checkpoint_covers_is_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    """Whoever has the disk can write behind a checkpoint: on a copy no signature vouches for that."""
+    kept = ledger(tmp_path / "l", checkpoint_s=600)
+    for turn in range(5):
+        kept.append("failure", condition="c", decision="open")
+        if turn == 2:
+            kept.seal()
+    kept.flush()
+    sql = "SELECT count(*) FROM failures"
+    assert ask(kept.path, sql) == [(5,)]
+    tables = Tables(kept.path, sql, sealed=True)
+    assert tables.ask(sql)[1] == [(3,)]
+
+
+def test_rows_have_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "MOST_ROWS", 1000)
+    with pytest.raises(QueryError, match="more than 1000 rows"):
+        ask(folder, "SELECT range FROM range(20000), verdicts")
+
+
+def test_nothing_spills_to_the_disk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(query, "MEMORY", "20MB")
+    with pytest.raises(QueryError, match="Out of Memory"):
+        ask(folder, "SELECT count(*) FROM (SELECT DISTINCT range || rule AS x FROM range(5000000), verdicts)")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_query_has_an_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from monitor.audit.vault import MAX_CONTENT, VARIABLE, Vault, VaultError
+from monitor.audit.vault import MAX_CONTENT, VARIABLE, Sealed, Vault, VaultError
 
 
 def test_what_lies_on_the_disk_says_nothing(tmp_path: Path) -> None:
@@ -66,3 +68,43 @@ def test_bounds_and_damage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(VaultError, match="expected a folder that can be written"):
         Vault(tmp_path / "file" / "v")
+
+
+def test_erasing_while_content_comes_leaves_none_of_it_half(tmp_path: Path) -> None:
+    """Each piece is either named as erased, or can be opened."""
+    vault, other = Vault(tmp_path / "v"), Vault(tmp_path / "v")
+    kept: list[Sealed] = []
+    erased: list[str] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            kept.append(other.put("s", b"x"))
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for thread in writers:
+        thread.start()
+    for _ in range(20):
+        vault.erase("s", erased)
+    stop.set()
+    for thread in writers:
+        thread.join()
+    for sealed in kept:
+        if sealed.id not in erased:
+            assert vault.get(sealed.id, sealed.commitment) == b"x"
+    assert erased
+
+
+def test_expiry_touches_nothing_that_is_not_the_vaults(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "v")
+    sealed = vault.put("s", b"x")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / ("a" * 32)).write_text("mine")
+    (vault.folder / ("b" * 32)).symlink_to(precious)
+    (vault.folder / "lost+found" / "deep").mkdir(parents=True)
+    (vault.folder / ("c" * 32)).mkdir()  # of a first piece that a full disk did not take
+    gone, trouble = vault.expire(time.time() + 1)
+    assert (gone, trouble) == ([sealed.id], "")
+    assert (precious / ("a" * 32)).read_text() == "mine"
+    assert vault.expire(time.time() + 1) == ([], "")
