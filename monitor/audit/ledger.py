@@ -74,11 +74,12 @@ class Ledger:
             self._lock = FolderLock(path)
             try:
                 self._sealer = Sealer(path, signers, disk)
-                left, torn = wal.unsealed(path / "wal", self._sealer.size)
+                keys = [signer.secret("wal") for signer in signers]
+                left, torn = wal.unsealed(path / "wal", self._sealer.size, keys)
                 self._sealer.seal(left)
                 for segment in wal.segments(path / "wal"):
                     disk.remove(segment)
-                self._wal = Wal(path / "wal", disk)
+                self._wal = Wal(path / "wal", disk, keys[0])
                 self._wal.begin(self._sealer.size)
             except BaseException:
                 self._lock.release()

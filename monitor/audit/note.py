@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import re
 import struct
 import subprocess
@@ -84,6 +85,9 @@ class Signer(Protocol):
     def sign(self, message: bytes) -> bytes:
         """64 bytes. Raises NoteError when it can't be had."""
 
+    def secret(self, use: str) -> bytes:
+        """32 bytes that nobody has who lacks the private key, and that are the same each time; nothing where the key is elsewhere."""
+
 
 class LocalSigner:
     """A private key in this process."""
@@ -114,6 +118,9 @@ class LocalSigner:
     def sign(self, message: bytes) -> bytes:
         return self._private.sign(message)
 
+    def secret(self, use: str) -> bytes:
+        return hmac.digest(self._seed, f"barograph {use}".encode(), "sha256")
+
 
 class ProgramSigner:
     """A program of the operator's that signs: it reads the message and writes 64 bytes, raw or in base64. So a PKCS#11 token or a cloud's KMS keeps the key."""
@@ -136,6 +143,9 @@ class ProgramSigner:
         if len(signature) != 64 or not self.key.verifies(message.decode(), signature):
             raise NoteError(f"audit.sign_with: what {self._program[0]} wrote is no signature by {self.key.name}+{self.key.id.hex()}")
         return signature
+
+    def secret(self, use: str) -> bytes:
+        return b""
 
 
 @dataclass(frozen=True, slots=True)

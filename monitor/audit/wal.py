@@ -1,18 +1,21 @@
 """The write-ahead segments: where a record lies from the moment when it is acknowledged until a checkpoint covers it.
 
-A segment's name is the index of its first record. Each record stands behind a head of 28 bytes, little-endian: four letters, the length of
-the payload, its index, how many bytes of the segment were durable when it was written, a CRC-32 of all that with the payload. So recovery can tell a torn tail,
-which nobody was promised, from damage to something that was acknowledged: behind the latter a whole record says that it was durable.
+A segment's name is the index of its first record. Each record stands behind a head of 44 bytes, little-endian: four letters, the length of
+the payload, its index, how many bytes of the segment were durable when it was written, a keyed hash of that with the payload, a CRC-32 of all of it. So recovery can tell a
+torn tail, which nobody was promised, from damage to something that was acknowledged: behind the latter a whole record says that it was durable. And it signs
+nothing that somebody else has written there: the hash's key comes from the log's private key.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
@@ -21,8 +24,9 @@ from monitor.audit.disk import Disk
 from monitor.errors import BarographError
 from probes.files import read_plain
 
-HEAD = struct.Struct("<4sIQQI")
-MARK = b"BGWR"
+HEAD = struct.Struct("<4sIQQ16sI")
+MARK = b"BGW2"
+HASHED, SUMMED = HEAD.size - 20, HEAD.size - 4  # bytes of the head that the keyed hash is of, and the CRC, both with the payload
 MAX_RECORD = 1 << 16
 MAX_SEGMENT = 1 << 30  # far more than a writer lets come together
 NAME = re.compile(r"([0-9]{20})\.wal")
@@ -43,12 +47,18 @@ class Segment:
     size: int
 
     @classmethod
-    def read(cls, path: Path) -> Segment:
-        """Raises WalError for damage in front of something durable, OSError when it can't be read."""
+    def read(cls, path: Path, keys: Sequence[bytes]) -> Segment:
+        """`keys`: with one of which it was written; an empty one takes it whoever wrote it. Raises WalError for damage in front of something durable and for
+        what was written with no such key, OSError when it can't be read."""
         raw = read_plain(path, MAX_SEGMENT)
         first = index = int(path.name[:20])
         records, at = [], 0
         while (found := _record(raw, at)) and found[0] == index:
+            if b"" not in keys and not any(hmac.compare_digest(found[3], _mac(key, raw[at : at + HASHED], found[2])) for key in keys):
+                raise WalError(
+                    f"{path}: record {index} was not written with this log's key: somebody else wrote it, or the key was changed while records were not "
+                    f"sealed. Keep the segment as evidence, and remove it from the ledger"
+                )
             records.append(found[2])
             at += HEAD.size + len(found[2])
             index += 1
@@ -71,12 +81,12 @@ def segments(folder: Path) -> list[Path]:
         return []
 
 
-def unsealed(folder: Path, since: int) -> tuple[list[bytes], int]:
+def unsealed(folder: Path, since: int, keys: Sequence[bytes]) -> tuple[list[bytes], int]:
     """The records from index `since` on that a writer left, and how many bytes of a torn tail stand behind them. Raises WalError, OSError."""
     found: list[bytes] = []
     torn, expected = 0, since
     for path in segments(folder):
-        segment = Segment.read(path)
+        segment = Segment.read(path, keys)
         if segment.first > expected:
             raise WalError(
                 f"{path}: begins with record {segment.first}; records from {expected} on are missing. Restore the segment before it from a copy"
@@ -102,8 +112,8 @@ def read_record(file: BinaryIO, index: int) -> bytes | None:
 class Wal:
     """The segment that is written now. One thread uses it, but for `there`. Raises OSError from every method that touches the disk."""
 
-    def __init__(self, folder: Path, disk: Disk) -> None:
-        self.folder, self._disk = folder, disk
+    def __init__(self, folder: Path, disk: Disk, key: bytes) -> None:
+        self.folder, self._disk, self._key = folder, disk, key
         self._file = -1
         self._size = self._durable = 0
         self._swap = threading.Lock()  # around what `there` compares
@@ -131,8 +141,9 @@ class Wal:
         """Write records, the first of which is `index`. After an OSError nothing of them is left; WalError says that something may be."""
         frames: list[bytes] = []
         for i, record in enumerate(records):
-            head = MARK, len(record), index + i, self._durable
-            frames += (HEAD.pack(*head, _sum(head, record)), record)
+            head = HEAD.pack(MARK, len(record), index + i, self._durable, b"", 0)[:HASHED]
+            head += _mac(self._key, head, record)
+            frames += (head + crc32(record, crc32(head)).to_bytes(4, "little"), record)
         data = b"".join(frames)
         try:
             self._disk.append(self._file, data)
@@ -166,16 +177,16 @@ class Wal:
             self._file = -1
 
 
-def _record(raw: bytes, at: int) -> tuple[int, int, bytes] | None:
-    """Index, durable bytes before it, payload; None where no whole record stands."""
+def _record(raw: bytes, at: int) -> tuple[int, int, bytes, bytes] | None:
+    """Index, durable bytes before it, payload, keyed hash; None where no whole record stands."""
     if at + HEAD.size > len(raw):
         return None
-    mark, length, index, durable, said = HEAD.unpack_from(raw, at)
+    mark, length, index, durable, mac, said = HEAD.unpack_from(raw, at)
     payload = raw[at + HEAD.size : at + HEAD.size + length]
-    if mark != MARK or length > MAX_RECORD or len(payload) != length or said != _sum((mark, length, index, durable), payload):
+    if mark != MARK or length > MAX_RECORD or len(payload) != length or said != crc32(payload, crc32(raw[at : at + SUMMED])):
         return None
-    return index, durable, payload
+    return index, durable, payload, mac
 
 
-def _sum(head: tuple[bytes, int, int, int], payload: bytes) -> int:
-    return crc32(payload, crc32(struct.pack("<4sIQQ", *head)))
+def _mac(key: bytes, head: bytes, payload: bytes) -> bytes:
+    return blake2b(head + payload, key=key, digest_size=16).digest()

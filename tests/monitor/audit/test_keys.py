@@ -82,6 +82,9 @@ def test_a_program_that_fails_later_makes_the_ledger_late_and_not_lost(tmp_path:
                 raise NoteError("the key service does not answer")
             return LocalSigner(NAME, bytes(32)).sign(message)
 
+        def secret(self, use: str) -> bytes:
+            return b""
+
     signer = Moody()
     kept = Ledger(tmp_path / "l", [signer], checkpoint_s=600)
     kept.append("a")

@@ -17,7 +17,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.audit import record, verifier
+from monitor.audit import record, verifier, wal
 from monitor.audit.disk import Disk, SyncError
 from monitor.audit.ledger import Ledger
 from monitor.audit.note import LocalSigner
@@ -594,3 +594,24 @@ def test_a_rollback_behind_a_witnessed_checkpoint_shows_without_a_policy(tmp_pat
     right(kept.path)
     (kept.path / "checkpoint").write_bytes(old)
     assert "rolled back" in " ".join(verifier.verify(kept.path, [KEY]).problems)
+
+
+def test_what_somebody_else_wrote_ahead_is_never_signed(tmp_path: Path) -> None:
+    """Without the key nobody puts a record before the next start: the format is public, the key is not."""
+    path = tmp_path / "l"
+    kept = ledger(path)
+    kept.append("x")
+    kept.close()
+    forged = wal.Wal(path / "wal", Disk(), LocalSigner("example.com/barograph", bytes(32)).secret("wal"))
+    forged.begin(1)
+    forged.append(1, [rfc8785.dumps({"kind": "command", "seq": 1, "time": 1.0, "issuer": "ceo"})])
+    forged.sync()
+    forged.close()
+    with pytest.raises(BarographError, match="was not written with this log's key"):
+        ledger(path)
+    next((path / "wal").glob("*.wal")).unlink()
+    again = ledger(path)
+    again.append("x")
+    again.close()
+    assert seqs(path) == [0, 1]
+    right(path)
