@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,7 +16,7 @@ from monitor.audit import keys
 from monitor.audit.archive import Archive
 from monitor.audit.custody import ADMINS, NOTES, Custody
 from monitor.audit.ledger import Ledger
-from monitor.config import Config
+from monitor.config import ArchiveConfig, Config
 from monitor.errors import BarographError
 from monitor.http import openai
 from monitor.http.openai import OpenAIError
@@ -69,31 +68,38 @@ def custody_routes(custody: Custody, settle: Callable[[], None] = lambda: None) 
 
 async def keep(config: Config, custody: Custody, metrics: Metrics) -> None:
     """Copy what is sealed to the archive, and once a day let go what the retention lets go. What fails is said, counted, recorded once, and tried again."""
-    archive, place, told = config.audit.archive, config.sidecar.ledger, ""
+    archive = config.audit.archive
+    trouble = {"archive": "", "retention": ""}
     copied = tidied = 0.0
+    told = ""
     while True:
         await asyncio.sleep(LOOK_S)
-        now, trouble = time.monotonic(), told
-        try:
-            if archive is not None and (not copied or now - copied >= archive.every_s):
-                copied, trouble = now, ""
-                before, size = await asyncio.to_thread(Archive(archive.place).copy, place)
-                metrics.archived.set(size)
-                if size > before:
-                    custody.ledger.append(
-                        "custody", event="archived", by="sidecar", reason="audit.archive", first=before, before=size, to=_said(archive)
-                    )
-            if not tidied or now - tidied >= DAY_S:
-                tidied = now
-                await asyncio.to_thread(custody.tidy)
-        except (BarographError, OSError) as error:
-            trouble = f"{error}"
-        if trouble != told:
-            told = trouble
+        now = time.monotonic()
+        if archive is not None and (not copied or now - copied >= archive.every_s):
+            copied = now
+            trouble["archive"] = await _tried(lambda: _copy(archive, custody, metrics))
+        if not tidied or now - tidied >= DAY_S:
+            tidied = now
+            trouble["retention"] = await _tried(custody.tidy)
+        if (said := "; ".join(filter(None, trouble.values()))) != told:
+            told = said
             log.log(logging.ERROR if told else logging.INFO, "archive and retention: %s", told or "well again")
             custody.ledger.append("custody", event="trouble" if told else "well", by="sidecar", reason=told or "well again")
         metrics.archive_failed.set(bool(told))
 
 
-def _said(archive: Any) -> str:
-    return f"{archive.endpoint}/{archive.bucket}/{archive.prefix}".rstrip("/")
+async def _tried(work: Callable[[], None]) -> str:
+    """What went wrong, or nothing."""
+    try:
+        await asyncio.to_thread(work)
+    except (BarographError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _copy(archive: ArchiveConfig, custody: Custody, metrics: Metrics) -> None:
+    before, size = Archive(archive.place).copy(custody.ledger.path)
+    metrics.archived.set(size)
+    if size > before:
+        to = f"{archive.endpoint}/{archive.bucket}/{archive.prefix}".rstrip("/")
+        custody.ledger.append("custody", event="archived", by="sidecar", reason="audit.archive", first=before, before=size, to=to)

@@ -10,7 +10,6 @@ from typing import Any, TypeGuard
 import msgspec
 
 from monitor.audit import retention, vault
-from monitor.audit.archive import archived
 from monitor.audit.holds import Holds
 from monitor.audit.ledger import Ledger
 from monitor.audit.reader import Reader, ReadError
@@ -35,7 +34,7 @@ class CustodyError(BarographError):
 
 
 class Custody:
-    """Acts on one ledger that this process writes. `archive`: whether only what an archive has may be purged."""
+    """Acts on one ledger that this process writes. `archive`: whether only what a record says that an archive has may be purged."""
 
     def __init__(self, ledger: Ledger, kept: Retention, archive: bool = False) -> None:
         self.ledger = ledger
@@ -57,7 +56,7 @@ class Custody:
         try:
             with self._turn:
                 done = self._acts[name](about, by, reason.strip())
-        except (OSError, TileError, ReadError, msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
+        except (OSError, TileError, ReadError, msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise CustodyError(f"{name}: {error}") from None
         return {"done": name, **done, "recorded": self.ledger.flush()}
 
@@ -101,8 +100,9 @@ class Custody:
             return done
         self.ledger.seal()
         folder, until = self.ledger.path, time.time() - self._kept.days * DAY_S
-        first, before = retention.old(folder, until, archived(folder) if self._archive else None)
-        if first > (purged := self._past()[1]):
+        _, purged, copied = self._past()
+        first, before = retention.old(folder, until, copied if self._archive else None)
+        if first > purged:
             raise CustodyError(
                 f"purge: records {purged} to {first - 1} are missing, and no record says that they were purged; nothing is removed from a ledger that was changed"
             )
@@ -159,13 +159,13 @@ class Custody:
         if obstacle := self.holds.obstacle() or next(iter(self._past()[0].values()), ""):
             raise CustodyError(f"{act} is refused: {obstacle}")
 
-    def _past(self) -> tuple[dict[str, str], int]:
-        """What the ledger itself says: the holds that stand, whatever has become of their file; and up to where was purged.
+    def _past(self) -> tuple[dict[str, str], int, int]:
+        """What the ledger itself says: the holds that stand, whatever has become of their file; up to where was purged, and up to where an archive has it.
 
         The record of the last purge is always there: only the next one may remove it, and leaves its own.
         """
         standing: dict[str, str] = {}
-        purged = 0
+        purged = copied = 0
         self.ledger.flush()
         reader = Reader(self.ledger.path)
         try:
@@ -182,9 +182,11 @@ class Custody:
                         standing.pop(record["name"], None)
                     elif record["event"] == "purged":
                         purged = record["before"]
+                    elif record["event"] == "archived":
+                        copied = record["before"]
         finally:
             reader.close()
-        return standing, purged
+        return standing, purged, copied
 
 
 def deadlines(aware: float) -> dict[str, float]:

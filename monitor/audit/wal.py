@@ -77,7 +77,7 @@ def segments(folder: Path) -> list[Path]:
     """In the order of their records. Files of other names are not ours."""
     try:
         return sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -65,12 +65,13 @@ def test_what_was_purged_here_is_whole_there(place: Place, tmp_path: Path) -> No
     for i in range(700):
         kept.append("x", i=i)
     kept.seal()
-    Archive(place).copy(kept.path)
+    _, size = Archive(place).copy(kept.path)
+    kept.append("custody", event="archived", by="sidecar", reason="r", first=0, before=size)
     assert Custody(kept, Retention(1e-9, basis="a test"), archive=True).act("purge", "ann", "old")["records"] == 512
     kept.seal()
     Archive(place).copy(kept.path)
     Archive(place).restore(tmp_path / "copy")
-    assert [each["seq"] for each in records(tmp_path / "copy")] == list(range(701))
+    assert [each["seq"] for each in records(tmp_path / "copy")] == list(range(702))
     assert verifier.verify(tmp_path / "copy", [KEY], since=[(kept.path / "checkpoint").read_bytes()]).problems == []
 
 

@@ -143,7 +143,9 @@ def test_a_young_or_unarchived_record_stays(tmp_path: Path) -> None:
     kept = filled(tmp_path / "l")
     assert Custody(kept, Retention(days=FLOOR_DAYS)).act("purge", "ann", "r")["records"] == 0
     assert Custody(kept, SOON, archive=True).act("purge", "ann", "r")["records"] == 0
-    kept.path.with_name("l.archive").write_text('{"records": 600}')
+    kept.path.with_name("l.archive").write_text('{"records": 999999}')  # a file that anybody can write
+    assert Custody(kept, SOON, archive=True).act("purge", "ann", "r")["records"] == 0
+    kept.append("custody", event="archived", by="sidecar", reason="r", first=0, before=600)
     assert Custody(kept, SOON, archive=True).act("purge", "ann", "r")["records"] == 512
     kept.seal()
     assert problems(kept.path) == []
