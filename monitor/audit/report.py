@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +91,8 @@ def pdf(page: str, out: Path) -> None:
         raise ReportError(
             f"no PDF: {str(error).splitlines()[0]}; expected: pip install 'barograph[pdf]', and Pango (Debian: libpango-1.0-0 libpangoft2-1.0-0). Any browser prints the HTML too"
         ) from None
+    for talkative in ("weasyprint", "fontTools"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)  # they tell each step and each letter
     HTML(string=page).write_pdf(out)
 
 

@@ -93,10 +93,12 @@ def test_one_odd_peak_spoils_no_report(kept: Ledger) -> None:
     assert "Nothing is wrong" in report.report(kept.path, 0, 4e9, [SIGNER.key.vkey], "a test")
 
 
-def test_a_report_as_pdf(kept: Ledger, tmp_path: Path) -> None:
+def test_a_report_as_pdf(kept: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     out = tmp_path / "r.pdf"
     report.pdf(report.report(kept.path, 0, 4e9, [SIGNER.key.vkey], "a test"), out)
     assert out.read_bytes().startswith(b"%PDF-")
+    assert not [each for each in caplog.records if each.name.partition(".")[0] in ("weasyprint", "fontTools")]
 
 
 def packed(kept: Ledger, tmp_path: Path, number: int = 5) -> Path:
