@@ -85,14 +85,14 @@ def ask(folder: Path, since: float, until: float, sealed: bool = False) -> dict[
 
 def pdf(page: str, out: Path) -> None:
     """The page as a PDF. Raises ReportError where the library for it is missing."""
+    for talkative in ("weasyprint", "weasyprint.progress", "fontTools"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)  # they tell each step and each letter, the first when they are loaded
     try:
         from weasyprint import HTML
     except (ImportError, OSError) as error:
         raise ReportError(
             f"no PDF: {str(error).splitlines()[0]}; expected: pip install 'barograph[pdf]', and Pango (Debian: libpango-1.0-0 libpangoft2-1.0-0). Any browser prints the HTML too"
         ) from None
-    for talkative in ("weasyprint", "fontTools"):
-        logging.getLogger(talkative).setLevel(logging.ERROR)  # they tell each step and each letter
     HTML(string=page).write_pdf(out)
 
 
