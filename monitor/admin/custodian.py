@@ -16,6 +16,7 @@ from monitor.audit import keys
 from monitor.audit.archive import Archive
 from monitor.audit.custody import ADMINS, NOTES, Custody
 from monitor.audit.ledger import Ledger
+from monitor.audit.retention import DAY_S
 from monitor.config import ArchiveConfig, Config
 from monitor.errors import BarographError
 from monitor.http import openai
@@ -26,7 +27,6 @@ log = logging.getLogger("barograph.ledger")
 
 MAX_BODY = 64 << 10
 LOOK_S = 1.0
-DAY_S = 86_400.0
 
 
 def open_ledger(config: Config) -> Ledger:

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,10 @@ TRIES = 5
 
 class ArchiveError(BarographError):
     """An archive that can't be reached, refuses, or holds no ledger."""
+
+
+class NotThere(ArchiveError):
+    """The archive is well, and has no such file."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Archive:
         def fetch(name: str) -> None:
             try:
                 disk.put({out / name: self._get(name)})
-            except ArchiveError:
+            except NotThere:
                 if not name.startswith("tile/entries/"):  # purged before it was archived; the verifier demands the record of that
                     raise
 
@@ -146,26 +151,21 @@ class Archive:
     def _name(self, name: str) -> str:
         return f"{self._place.prefix.strip('/')}/{name}".lstrip("/")
 
-    def _errors(self, name: str) -> Any:
-        return _Errors(f"{self._place.endpoint}/{self._place.bucket}/{self._name(name)}")
-
-
-class _Errors:
-    """What the client raises, as one kind of error that says where."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    @contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        """What the client raises, as one kind of error that says where."""
         import urllib3
-        from minio.error import MinioException
+        from minio.error import MinioException, S3Error
 
-        if isinstance(error, MinioException | urllib3.exceptions.HTTPError | ValueError):
-            said = getattr(error, "message", None) or type(error).__name__
-            raise ArchiveError(f"{self._where}: {getattr(error, 'code', '')} {said}".rstrip()) from None
+        try:
+            yield
+        except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
+            where, code = (
+                f"{self._place.endpoint}/{self._place.bucket}/{self._name(name)}",
+                error.code if isinstance(error, S3Error) else "",
+            )
+            said = f"{where}: {code} {getattr(error, 'message', None) or type(error).__name__}".rstrip()
+            raise (NotThere if code == "NoSuchKey" else ArchiveError)(said) from None
 
 
 def _files(before: int, size: int) -> Iterator[str]:

@@ -62,7 +62,8 @@ class Custody:
 
     def tidy(self) -> None:
         """Once a day: purge what the retention lets go. An obstacle is no fault."""
-        if not self.holds.obstacle() and (self._kept.days is not None or self._kept.content_days is not None):
+        content = self._kept.content_days is not None and vault.beside(self.ledger.path).is_dir()
+        if (content or self._kept.days is not None) and not self.holds.obstacle():
             self.act("purge", "retention", "older than the configured retention")
 
     def _record(self, event: str, by: str, reason: str, **more: Any) -> int:
@@ -85,7 +86,7 @@ class Custody:
 
     def _purge(self, about: Mapping[str, Any], by: str, reason: str) -> dict[str, Any]:
         """The record of it is sealed before anything goes."""
-        self._unheld("purge")
+        purged, copied = self._unheld("purge")
         if self._kept.objection:
             raise CustodyError(f"purge: {self._kept.objection}")
         done: dict[str, Any] = {"records": 0, "content": 0}
@@ -100,7 +101,6 @@ class Custody:
             return done
         self.ledger.seal()
         folder, until = self.ledger.path, time.time() - self._kept.days * DAY_S
-        _, purged, copied = self._past()
         first, before = retention.old(folder, until, copied if self._archive else None)
         if first > purged:
             raise CustodyError(
@@ -155,9 +155,12 @@ class Custody:
         self._record(event, by, reason, said=_said(about, "said"))
         return {}
 
-    def _unheld(self, act: str) -> None:
-        if obstacle := self.holds.obstacle() or next(iter(self._past()[0].values()), ""):
+    def _unheld(self, act: str) -> tuple[int, int]:
+        """Up to where was purged, and archived. Raises CustodyError where a hold stands."""
+        standing, purged, copied = self._past()
+        if obstacle := self.holds.obstacle() or next(iter(standing.values()), ""):
             raise CustodyError(f"{act} is refused: {obstacle}")
+        return purged, copied
 
     def _past(self) -> tuple[dict[str, str], int, int]:
         """What the ledger itself says: the holds that stand, whatever has become of their file; up to where was purged, and up to where an archive has it.

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from monitor.audit.custody import NOTES, deadlines
-from monitor.audit.proof import ProofError, Prover
+from monitor.audit.proof import Prover
 from monitor.audit.reader import records
 from monitor.errors import BarographError
 
@@ -33,18 +33,15 @@ def pack(folder: Path, verdict: int, out: Path, vkey: str, card: bytes | None = 
     vkey: the log's public key; card: the card.json of the bank in force. The newest checkpoint must cover the verdict.
     """
     prover = Prover(folder)
-    found = json.loads(prover.prove(verdict)[0])
-    if (found["kind"], found.get("event")) != ("verdict", "fired"):
-        raise IncidentError(f"record {verdict} is a {found['kind']} ({found.get('event', '')}); expected a verdict that fired")
-    last = _last(prover)
+    found = fired(prover, verdict)
+    last = int(json.loads(prover.entry(prover.head.size - 1))["seq"])
     related = [each for each in _related(folder, found) if each["seq"] <= last]
     if len(related) > MOST:
         raise IncidentError(f"{len(related)} records belong to this verdict; expected at most {MOST}")
     files: dict[str, bytes] = {}
-    for each in related:
-        with_proof = _proved(prover, each["seq"])
-        if with_proof is not None:
-            files[f"records/{each['seq']}.json"], files[f"proofs/{each['seq']}.tlog-proof"] = with_proof
+    for number in (each["seq"] for each in related):
+        files[f"records/{number}.json"], proof = prover.prove(number)
+        files[f"proofs/{number}.tlog-proof"] = proof.encode()
     rules: dict[str, Any] = next((each for each in reversed(related) if each["kind"] == "rules" and "document" in each), {})
     files["rules.yaml"] = yaml.safe_dump(rules.get("document", {}), sort_keys=False, allow_unicode=True).encode()
     try:
@@ -68,7 +65,16 @@ def pack(folder: Path, verdict: int, out: Path, vkey: str, card: bytes | None = 
                 archive.writestr(name, data)
     except OSError as error:
         raise IncidentError(f"{out}: {error.strerror}; expected a new file in a folder that can be written") from None
-    return sum(name.startswith("records/") for name in files)
+    return len(related)
+
+
+def fired(prover: Prover, number: int) -> dict[str, Any]:
+    """The verdict with this number. Raises IncidentError for another record, ProofError for one that is not there."""
+    found: dict[str, Any] = json.loads(prover.prove(number)[0])
+    if (found["kind"], found.get("event")) != ("verdict", "fired"):
+        what = " ".join(filter(None, (found["kind"], str(found.get("event", "")))))
+        raise IncidentError(f"record {number} says '{what}'; expected a verdict that fired: barograph audit query --view verdicts")
+    return found
 
 
 def _related(folder: Path, verdict: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,18 +97,6 @@ def _related(folder: Path, verdict: dict[str, Any]) -> list[dict[str, Any]]:
         elif each["time"] < ended and kind in ("command", "custody", "rules") and event not in NOTES:
             found.append(each)
     return sorted([*found, *before.values()], key=lambda each: int(each["seq"]))
-
-
-def _last(prover: Prover) -> int:
-    return int(json.loads(prover.entry(prover.head.size - 1))["seq"])
-
-
-def _proved(prover: Prover, number: int) -> tuple[bytes, bytes] | None:
-    try:
-        entry, said = prover.prove(number)
-    except ProofError:  # newer than the checkpoint
-        return None
-    return entry, said.encode()
 
 
 def _at(seconds: float) -> str:

@@ -224,13 +224,10 @@ def _in_memory(data: bytes) -> Iterator[str]:
 
 
 def _value(name: str, kind: str) -> str:
-    return (
-        f'"{name}"'
-        if kind == "JSON"
-        else f'TRY_CAST("{name}" AS {kind})'
-        if kind.endswith("[]")
-        else f"""TRY_CAST("{name}"->>'$' AS {kind})"""
-    )
+    """A field that was read as JSON, as SQL of its kind; null where it is of another."""
+    if kind == "JSON":
+        return f'"{name}"'
+    return f'TRY_CAST("{name}" AS {kind})' if kind.endswith("[]") else f"""TRY_CAST("{name}"->>'$' AS {kind})"""
 
 
 def _parts(folder: Path, kinds: set[str], sealed: bool) -> Iterator[bytes]:

@@ -84,7 +84,7 @@ class Vault:
     def get(self, name: str, commitment: str) -> bytes:
         """The content that the ledger committed to. Raises VaultError."""
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise VaultError(f"'{name[:64]}' names no content; expected 32 hexadecimal digits")
+            raise VaultError(f"'{str(name)[:64]}' names no content; expected 32 hexadecimal digits")
         home = next((each for each in self._subjects() if os.path.lexists(each / name)), None)
         if home is None:
             raise VaultError(

@@ -73,7 +73,7 @@ def query(
             raise BarographError(f"--where {wrong[0][:64]}: expected COLUMN=VALUE")
         moments = (moment(since) if since else None, moment(until) if until else None)
         sql = filtered(view or "", {name: value for name, _, value in pairs}, *moments, last)
-    if (form is Form.PARQUET) > (out is not None) or (form is Form.TABLE and out is not None):
+    if form is (Form.PARQUET if out is None else Form.TABLE):
         raise BarographError("a table is for a terminal and parquet for a file: --out goes with --format csv, json or parquet")
     folder = copy or configured(config)
     if copy is None:
@@ -133,7 +133,7 @@ def incident(
     config: ConfigOption = None,
 ) -> None:  # fmt: skip
     """Open an incident, and pack the evidence of its verdict: timeline, scores, rules, card, proofs, and a draft report with its dates."""
-    from monitor.audit.incident import pack
+    from monitor.audit.incident import fired, pack
     from monitor.audit.proof import Prover
     from monitor.config import Config
 
@@ -141,9 +141,7 @@ def incident(
     folder, place = settings.sidecar.ledger, out or Path(f"incident-{verdict}.zip")
     if place.exists():
         raise BarographError(f"{place}: it is there already; expected a new file")
-    found = json.loads(Prover(folder).prove(verdict)[0])
-    if (found["kind"], found.get("event")) != ("verdict", "fired"):
-        raise BarographError(f"record {verdict} is a {found['kind']}; expected a verdict that fired: barograph audit query --view verdicts")
+    fired(Prover(folder), verdict)
     done = act(config, "incident", reason, verdict=verdict, aware_at=moment(aware) if aware else time.time(), freeze=freeze)
     _sealed(folder, done["incident"], settings.audit.checkpoint_s)
     card = settings.bank_folder() / "card.json"

@@ -73,6 +73,7 @@ class Rulebook:
 
     def serve(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        pipeline.metrics.frozen.set_function(lambda: os.path.lexists(self._freeze))  # an incident freezes them from outside too
         self._gauges()
 
     def reload(self, by: str, reason: str = "") -> str:
@@ -208,7 +209,6 @@ class Rulebook:
         """Reload when a file changes. A refusal is said once for each state of the files."""
         while True:
             await asyncio.sleep(LOOK_S)
-            self._gauges()  # an incident may have frozen them from outside
             now = await asyncio.to_thread(self._look)
             if now != self._seen:
                 self._seen = now
@@ -255,7 +255,6 @@ class Rulebook:
         if self._pipeline is not None:
             metrics = self._pipeline.metrics
             metrics.reload_failed.set(bool(self.failed))
-            metrics.frozen.set(bool(self.frozen))
             metrics.rules_info.info({"digest": self.engine.digest})
 
 

@@ -48,9 +48,8 @@ class ScoreHistogram(Collector):
         )
         bounds = [*map(str, BUCKETS), "+Inf"]
         for probe, counts in zip(self._probes, self._counts[:, :-1].cumsum(axis=1), strict=True):
-            family.add_metric(
-                [probe], list(zip(bounds, map(float, counts), strict=True)), None
-            )  # scores may be negative, so no sum is told
+            places = list(zip(bounds, map(float, counts), strict=True))
+            family.add_metric([probe], places, None)  # scores may be negative, so no sum is told
         yield family
 
 
