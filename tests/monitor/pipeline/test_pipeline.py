@@ -224,6 +224,7 @@ def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:
     rig = Rig(bank, tmp_path / "ledger", levels=Levels(Level.SCORES))
     for position in range(70):
         rig.frame([(0, position, position / 64)], begins=[(0, "r", 0)] if position == 0 else (), ends=[(0, 70)] if position == 69 else ())
+    assert rig.ledger.flush()
     (found,) = recordings(str(rig.ledger.path), bank.names)
     assert found.scores[:, 1].tolist() == [position / 64 for position in range(70)]
     assert [record["tokens"] for record in rig.records("scores")] == [32, 32, 6]
@@ -241,6 +242,7 @@ def test_a_recording_ends_where_scores_were_lost_and_never_goes_on_as_another_st
     rig.source, rig.seq = rig.pipeline.connect(rig.hello), 0
     for position in range(40, 80):  # late, and in the slot of the other
         rig.frame([(1, position, 9.0)], begins=[(1, "late", 0)] if position == 40 else ())
+    assert rig.ledger.flush()
     (found,) = recordings(str(rig.ledger.path), bank.names)
     assert found.stream == "r#0"
     assert found.scores[:, 1].tolist() == [1.0] * 32
