@@ -72,6 +72,7 @@ class Parts:
     proof: Proof | None = None
     levels: Levels = field(default_factory=Levels)
     wake_publisher: Callable[[], None] = lambda: None
+    followers: tuple[Callable[[Batch], None], ...] = ()  # who else wants each judged frame: one that fails costs nobody else anything
 
 
 class Pipeline:
@@ -90,7 +91,9 @@ class Pipeline:
         self.sources: set[Source] = set()
         self.stages: tuple[Callable[[Batch], None], ...] = (self.decode, self.meter, self.judge, self.act, self.record, self.publish)
         self.wake_publisher = parts.wake_publisher
+        self._followers = parts.followers
         self._unmatched = 0
+        self._failing = False  # whether a follower's failure was said
         self.levels = parts.levels
         self._scores = ScoreLog(self.bank.names, self.streams, self.ledger)
         self._records = Records(self.ledger, self.streams, self.bank.names)
@@ -300,10 +303,21 @@ class Pipeline:
         if self.rules.unmatched != self._unmatched:
             self.metrics.unmatched.inc(self.rules.unmatched - self._unmatched)
             self._unmatched = self.rules.unmatched
+        for follow in self._followers:
+            self._follow(follow, batch)
         for stream, _ in batch.ended:
             self._end(batch.source, stream)
         if batch.verdicts:
             self.wake_publisher()
+
+    def _follow(self, follow: Callable[[Batch], None], batch: Batch) -> None:
+        try:
+            follow(batch)
+        except Exception:
+            if not self._failing:
+                log.exception("a follower of the scores failed; it is asked again at the next frame")
+            self._failing = True
+            self.metrics.follow_errors.inc()
 
     def _begin(self, batch: Batch, begin: wire.Begin) -> None:
         source, key = batch.source, (begin.request, begin.index)
