@@ -168,29 +168,59 @@ class GatewayConfig(_Frozen):
     expose_scores: bool = Field(True, description="send scores to clients that ask with the header X-Barograph-Scores: 1")
 
 
+Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+
+
 class CommandsConfig(_Frozen):
     """Commands over Kafka. Each message is signed by its issuer; whoever is not named here commands nothing."""
 
-    topic: str = Field("barograph.commands", pattern=r"^[A-Za-z0-9._-]{1,249}$")
-    outcomes_topic: str = Field("barograph.outcomes", pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    topic: Topic = "barograph.commands"
+    outcomes_topic: Topic = "barograph.outcomes"
     issuers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]] = Field(
         min_length=1, max_length=100, description="policy engines by name, each with its Ed25519 public key: 32 bytes in base64"
     )
     max_age_s: float = Field(60.0, gt=0, le=3600, description="a command that was issued longer ago is refused")
 
 
-class KafkaConfig(_Frozen):
-    """Verdicts to Kafka. The password is read from BAROGRAPH_KAFKA_PASSWORD."""
+class ScoresConfig(_Frozen):
+    """Every judged token's scores, as they come: best effort. What a broker is too slow for is dropped and counted."""
 
-    bootstrap: str
-    topic: str = Field("barograph.verdicts", pattern=r"^[A-Za-z0-9._-]{1,249}$")
-    scores_topic: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where recorded scores go, with audit.level: scores"
+    topic: Topic = "barograph.scores"
+    every_s: float = Field(1.0, ge=0.05, le=60, description="a message for each stream so often")
+    form: Literal["arrays", "tokens"] = Field(
+        "arrays", description="arrays: a message holds all tokens since the last; tokens: a message each"
     )
-    checkpoints_topic: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where the ledger's signed checkpoints go")
+    waiting: int = Field(
+        20_000, ge=100, le=1_000_000, description="messages that may wait for the broker's answer; what comes then is dropped"
+    )
+
+
+class KafkaConfig(_Frozen):
+    """Verdicts to Kafka. The password is read from BAROGRAPH_KAFKA_PASSWORD, that of the key file from BAROGRAPH_KAFKA_KEY_PASSWORD."""
+
+    bootstrap: str = Field(min_length=1, description="HOST:PORT of brokers, with commas between them")
+    topic: Topic = Field("barograph.verdicts", description="verdicts, failures, pushes, re-routes and throttled tenants")
+    audit_topic: Topic | None = Field(None, description="every record of the ledger, such as barograph.audit")
+    scores: ScoresConfig | None = Field(None, description="the scores of every token; without it none are sent")
+    checkpoints_topic: Topic | None = Field(None, description="where the ledger's signed checkpoints go")
     commands: CommandsConfig | None = Field(None, description="take commands from policy engines; without it none are read")
-    username: str | None = None
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    username: str | None = None
+    mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
+    ca_file: Path | None = Field(None, description="who may vouch for a broker, as PEM; by default whom the machine trusts")
+    cert_file: Path | None = Field(None, description="our own certificate, for brokers that ask for one")
+    key_file: Path | None = Field(None, description="its private key")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> KafkaConfig:
+        if (self.username is not None) != self.security.startswith("SASL"):
+            raise ValueError(
+                f"security {self.security} {'needs a' if self.username is None else 'has no'} username; expected both of SASL or neither"
+            )
+        tls = [name for name in ("ca_file", "cert_file", "key_file") if getattr(self, name) is not None]
+        if tls and not self.security.endswith("SSL"):
+            raise ValueError(f"{', '.join(tls)} without TLS; expected security SSL or SASL_SSL, got {self.security}")
+        return self
 
 
 class OtelConfig(_Frozen):

@@ -40,6 +40,7 @@ from monitor.pipeline.rulebook import Rulebook, RuleError
 from monitor.sinks.kafka import KafkaPublisher
 from monitor.sinks.otel import Tracing
 from monitor.sinks.prometheus import Metrics
+from monitor.sinks.scores import ScoreFeed
 from probes.drift import Drift
 
 log = logging.getLogger("barograph.sidecar")
@@ -61,9 +62,12 @@ async def run(config: Config) -> None:
     orders = Orders(config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".orders"))
     rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger, rulefiles.abilities(config), orders)
     kafka = KafkaPublisher(config.sidecar.kafka, ledger, metrics) if config.sidecar.kafka else None
+    feed = None
+    if config.sidecar.kafka is not None and config.sidecar.kafka.scores is not None:
+        feed = ScoreFeed(config.sidecar.kafka, config.sidecar.kafka.scores, bank.names, ledger.checkpoint.origin, metrics)
     pipeline = Pipeline(Parts(
         bank, rulebook.engine, ledger, metrics, drift, config.sidecar, frozenset(config.gateway.tenants), proof, config.audit.levels,
-        kafka.notify if kafka else lambda: None,
+        kafka.notify if kafka else lambda: None, (feed.follow,) if feed else (),
     ))  # fmt: skip
     rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
@@ -104,6 +108,8 @@ async def run(config: Config) -> None:
         modes={rule.rule: rule.mode for rule in rulebook.engine.rules},
         failure_modes=_failure_modes(config),
     )
+    if feed is not None:
+        feed.start()
     mailbox = None
     if kafka is not None and config.sidecar.kafka is not None:
         kafka.start()
@@ -117,6 +123,7 @@ async def run(config: Config) -> None:
         tasks.keep("witnesses", lambda: _witness(ledger, witnesses, metrics))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it says each failure; the sinks say when a trouble begins and ends
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: tasks.once("reload", lambda: _reload(rulebook)))
     if config.sidecar.canary_every_s is not None:
         tasks.keep("canaries", lambda: canary.watch(config, bank, metrics))
@@ -131,7 +138,7 @@ async def run(config: Config) -> None:
         if mailbox is not None:
             await asyncio.to_thread(mailbox.close)
         receiver.close()
-        for beside in (contents, tracing):
+        for beside in (contents, tracing, feed):
             if beside is not None:
                 await asyncio.to_thread(beside.close)
         ledger.append("sidecar", event="stop", version=__version__, bank=bank.digest, rules=rulebook.engine.digest)

@@ -41,5 +41,6 @@ def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks, access: Acce
         "stops": sum(order.verb == "stop" for order in orders),
         "probes": pipeline.bank.names,
         "rules": len(pipeline.rules.rules),
+        "sinks": {sink: trouble() or "ok" for sink, trouble in pipeline.metrics.troubles.items()},  # requests are served all the same
         "rules_in_shadow": [source.hello.model for source in pipeline.sources if pipeline.shadowed(source)],
     }  # fmt: skip

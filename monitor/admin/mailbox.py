@@ -20,8 +20,9 @@ from monitor.admin.command import Command, CommandError
 from monitor.admin.commander import Commander
 from monitor.config import CommandsConfig, KafkaConfig
 from monitor.http import jsons
-from monitor.sinks.kafka import connection
 from monitor.sinks.prometheus import Metrics
+from monitor.sinks.topics import connection
+from monitor.sinks.trouble import Trouble
 
 log = logging.getLogger("barograph.commands")
 
@@ -45,6 +46,7 @@ class Mailbox:
         self._commander = commander
         self._metrics = metrics
         self._keys = {name: Ed25519PublicKey.from_public_bytes(base64.b64decode(key)) for name, key in config.issuers.items()}
+        self.trouble = Trouble(metrics, "commands", log, f"kafka {kafka.bootstrap}, topic {config.topic}")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="barograph-commands", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -113,7 +115,7 @@ class Mailbox:
                 self._read(consumer)
             except (KafkaError, OSError, AssertionError, ValueError) as error:
                 self._metrics.command_errors.inc()
-                log.warning("kafka %s: commands: %s: %s; trying again", self._kafka.bootstrap, type(error).__name__, error)
+                self.trouble.is_that(f"{type(error).__name__}: {error}; it is tried again")
                 self._stop.wait(RETRY_S)
             finally:
                 if consumer is not None:
@@ -139,6 +141,7 @@ class Mailbox:
             if not known:
                 self._stop.wait(RETRY_S)
                 continue
+            self.trouble.is_over()
             for records in consumer.poll(timeout_ms=POLL_MS, max_records=64).values():
                 for record in records:
                     self._hand_over(record.value, dict(record.headers or ()).get(SIGNATURE))

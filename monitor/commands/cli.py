@@ -16,6 +16,7 @@ from monitor.commands import custody, evidence, orders  # noqa: F401  # the firs
 from monitor.commands.audit import app as audit_app
 from monitor.commands.probes import app as probes_app
 from monitor.commands.rules import app as rules_app
+from monitor.commands.topics import app as topics_app
 from monitor.errors import BarographError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(probes_app, name="probes")
 app.add_typer(rules_app, name="rules")
 app.add_typer(audit_app, name="audit")
+app.add_typer(topics_app, name="topics")
 engine_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(engine_app, name="engine")
 

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 from rich.markup import escape
 
 from monitor import models, wire
 from monitor.config import Config
 from monitor.errors import BarographError
+from monitor.http.serving import host
 from monitor.pipeline import rulefiles
 from monitor.pipeline.receiver import answers
 from probes.bank import BankError
@@ -73,6 +75,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _disk()
     yield _memory()
     yield _kafka(config)
+    yield from _running(config)
 
 
 def _package(name: str) -> Finding:
@@ -182,3 +185,15 @@ def _kafka(config: Config) -> Finding:
         return Finding(
             "Kafka", False, f"{kafka.bootstrap} does not answer ({error}); verdicts wait in the ledger until it does", needed=False
         )
+
+
+def _running(config: Config) -> Iterator[Finding]:
+    """What the sidecar that runs with this configuration says of itself, where one does."""
+    try:
+        said = httpx.get(f"http://{host(config.sidecar.admin)}/health", timeout=2).json()
+        reasons, sinks = list(said.get("reasons", [])), dict(said.get("sinks", {}))
+    except (httpx.HTTPError, ValueError, TypeError, AttributeError):
+        return
+    yield Finding("sidecar", not reasons, "; ".join(map(str, reasons)) or "it runs, and serves", needed=False)
+    for sink, state in sinks.items():
+        yield Finding(f"sink {sink}", state == "ok", str(state), needed=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from datetime import UTC, datetime
 from typing import Any
@@ -19,14 +18,14 @@ from monitor.audit.reader import Reader
 from monitor.config import KafkaConfig
 from monitor.sinks.cursor import Cursor
 from monitor.sinks.prometheus import Metrics
+from monitor.sinks.topics import connection
+from monitor.sinks.trouble import Trouble
 from probes.files import read_plain
 
 log = logging.getLogger("barograph.kafka")
 
-PASSWORD = "BAROGRAPH_KAFKA_PASSWORD"
 KINDS = ("verdict", "failure", "steer", "reroute", "tenant")
 OUTCOMES = ("command",)
-SCORES = ("scores", "stream")  # what a replay needs
 BATCH = 500
 RETRY_S = 1.0
 
@@ -44,6 +43,7 @@ class KafkaPublisher:
         self._ledger = ledger
         self._cursor = Cursor(ledger.path, ledger.path.with_name(ledger.path.name + ".kafka"))
         self._metrics = metrics
+        self.trouble = Trouble(metrics, "kafka", log, f"kafka {config.bootstrap}")
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._told = 0  # how many records the last checkpoint covers that the broker has
@@ -74,12 +74,13 @@ class KafkaPublisher:
                 at = reader.at
                 self._metrics.kafka_waiting.set(max(0, self._ledger.kept - at))
                 self._send_checkpoint(producer)
+                self.trouble.is_over()
             except Exception as error:  # whatever it was: a publisher that died would be silence
                 if reader is not None:
                     reader.close()
                     reader = None  # what it took is taken once more
                 self._metrics.publish_errors.inc()
-                log.warning("kafka %s: %s: %s; trying again", self._config.bootstrap, type(error).__name__, error)
+                self.trouble.is_that(f"{type(error).__name__}: {error}; nothing is lost, it is tried again")
                 if self._stop.wait(RETRY_S):
                     break
                 continue
@@ -99,7 +100,7 @@ class KafkaPublisher:
         """Publish the next records, and keep how far the broker has acknowledged. False when there were none."""
         if not (some := reader.take(min(BATCH, max(0, self._ledger.kept - reader.at)))):
             return False
-        sent = [(line, topic, self._one(producer, line, topic)) for line in some if (topic := self._topic(line)) is not None]
+        sent = [(line, topic, self._one(producer, line, topic)) for line in some for topic in self._topics(line)]
         for line, topic, future in sent:
             try:
                 if isinstance(future, Exception):
@@ -131,12 +132,11 @@ class KafkaPublisher:
         }  # fmt: skip
         return [(name, value.encode()) for name, value in about.items() if value]
 
-    def _topic(self, line: bytes) -> str | None:
-        kind = json.loads(line).get("kind")
-        commands = self._config.commands
-        if kind in OUTCOMES and commands is not None:
-            return commands.outcomes_topic
-        return self._config.topic if kind in KINDS else self._config.scores_topic if kind in SCORES else None
+    def _topics(self, line: bytes) -> list[str]:
+        """Where a record goes: by its kind, and all of them to the audit topic."""
+        kind, commands = json.loads(line).get("kind"), self._config.commands
+        where = self._config.topic if kind in KINDS else commands.outcomes_topic if kind in OUTCOMES and commands is not None else None
+        return [topic for topic in (where, self._config.audit_topic) if topic is not None]
 
     def _for_good(self, error: Exception, topic: str) -> bool:
         """Whether the broker will refuse it again: too large, no permission, no such topic. A broker that does not answer refuses nothing."""
@@ -161,13 +161,3 @@ class KafkaPublisher:
             signed = read_plain(self._ledger.path / "checkpoint", MAX_NOTE)
             producer.send(topic, value=signed, key=newest.origin.encode()).get(timeout=15)
             self._told = newest.size
-
-
-def connection(config: KafkaConfig) -> dict[str, Any]:
-    """What every client of the broker is made with."""
-    secrets: dict[str, Any] = {}
-    if config.username is not None:
-        secrets = {
-            "sasl_mechanism": "SCRAM-SHA-512", "sasl_plain_username": config.username, "sasl_plain_password": os.environ.get(PASSWORD, ""),
-        }  # fmt: skip
-    return {"bootstrap_servers": config.bootstrap.split(","), "security_protocol": config.security, "client_id": "barograph", **secrets}

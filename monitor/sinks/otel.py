@@ -9,6 +9,7 @@ from typing import Any
 from monitor import __version__
 from monitor.config import OtelConfig
 from monitor.sinks.prometheus import Metrics
+from monitor.sinks.trouble import Trouble
 from rules.verdict import Verdict
 
 log = logging.getLogger("barograph.otel")
@@ -72,17 +73,13 @@ class Tracing:
             """The exporter, whose failures are counted and said once."""
 
             def __init__(self, inner: SpanExporter) -> None:
-                self._inner, self._failing = inner, False
+                self._inner = inner
 
             def export(self, spans: Any) -> SpanExportResult:
                 result = self._inner.export(spans)
                 failed = result is not SpanExportResult.SUCCESS
                 (metrics.spans_lost if failed else metrics.spans).inc(len(spans))
-                if failed != self._failing:
-                    self._failing = failed
-                    log.log(
-                        logging.ERROR if failed else logging.INFO, "spans to %s: %s", config.endpoint, "lost" if failed else "well again"
-                    )
+                trouble.is_that("spans are lost") if failed else trouble.is_over()
                 return result
 
             def shutdown(self) -> None:
@@ -91,6 +88,7 @@ class Tracing:
             def force_flush(self, timeout_millis: int = 30_000) -> bool:
                 return self._inner.force_flush(timeout_millis)
 
+        trouble = Trouble(metrics, "otel", log, config.endpoint)
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it says each failure; we say when it begins and ends
         exporter = OTLPSpanExporter(endpoint=f"{config.endpoint.rstrip('/')}/v1/traces", timeout=config.timeout_s)
         resource = Resource.create({"service.name": config.service, "service.version": __version__})

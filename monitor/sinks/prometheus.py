@@ -144,7 +144,9 @@ class Metrics:
         self.task_failures = counter("task_failures", "Background tasks of the sidecar that died; they are started again", ["task"])
         self.quiet = Gauge("barograph_canary_quiet", "1 when none of a probe's canaries raises it any more", ["probe"], registry=registry)
         self.canary_errors = counter("canary_errors", "Rounds of canaries that could not be sent")
-        self.follow_errors = counter("follow_errors", "Frames on which a follower of the scores failed: the page, or Kafka's topic of scores")
+        self.follow_errors = counter(
+            "follow_errors", "Frames on which a follower of the scores failed: the page, or Kafka's topic of scores"
+        )
         self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode", "model", "tenant"])
         self.steers = counter(
             "steers", "Pushes of replies, by probe: asked, waits, refused, began; fell, else, withdrawn, ended", ["probe", "event"]
@@ -193,6 +195,12 @@ class Metrics:
         self.ledger_failed = gauge("ledger_failed", "1 while the ledger refuses records")
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
         self.publish_refused = counter("kafka_refused", "Records that Kafka refused for good; the ledger names them", ["topic", "reason"])
+        self.sink_failing = Gauge(
+            "barograph_sink_failing", "1 while things cannot be sent there: kafka, scores, commands, otel", ["sink"], registry=registry
+        )
+        self.troubles: dict[str, Callable[[], str]] = {}  # by sink, what is wrong with it now
+        self.scores_sent = counter("kafka_scores", "Tokens whose scores Kafka took")
+        self.scores_dropped = counter("kafka_scores_dropped", "Tokens whose scores never reached Kafka: it was slow or away")
         self.spans = counter("otel_spans", "Spans that a collector took")
         self.spans_lost = counter("otel_spans_lost", "Spans that no collector took")
         self.kafka_waiting = gauge("kafka_waiting", "Durable records that are not published yet")

@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
+from deploy.events import FOLDER
 from probes.bank import Bank
 from tests import ledgers
 from tests.stack import Stack, eventually, free_port
 
 TOPIC = "barograph.verdicts"
-SCORES = "barograph.scores"
+SCORES, AUDIT = "barograph.scores", "barograph.audit"
 COMMANDS, OUTCOMES = "barograph.commands", "barograph.outcomes"
 CHECKPOINTS = "barograph.checkpoints"
 RULES = "rules:\n- {rule: each, desc: d, when: calm.last > -99, do: alert, mode: armed}\n"
@@ -53,7 +55,7 @@ def broker(port: int, log: Path) -> Iterator[str]:
             try:
                 admin = KafkaAdminClient(bootstrap_servers=address, request_timeout_ms=3000)
                 try:
-                    for topic in {TOPIC, SCORES, COMMANDS, OUTCOMES, CHECKPOINTS} - set(admin.list_topics()):
+                    for topic in {TOPIC, SCORES, AUDIT, COMMANDS, OUTCOMES, CHECKPOINTS} - set(admin.list_topics()):
                         admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
                 finally:
                     admin.close()
@@ -105,6 +107,44 @@ def test_verdicts_reach_kafka_and_wait_while_it_is_away(tmp_path: Path) -> None:
     recorded = stack.ledger("verdict")
     assert len(recorded) == 2
     assert published == recorded
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
+def test_every_topic_holds_what_its_schema_says(tmp_path: Path) -> None:
+    """Scores of every judged token, verdicts, and the whole ledger, of a real reply; topics made by the command."""
+    port = free_port()
+    kafka = {"bootstrap": f"127.0.0.1:{port}", "audit_topic": AUDIT, "scores": {"every_s": 0.2}}
+    with broker(port, tmp_path / "broker.log") as address, Stack(tmp_path, {"sidecar": {"kafka": kafka}}, RULES) as stack:
+        made = subprocess.run(
+            [sys.executable, "-m", "monitor", "topics", "create", "--config", stack.config_path], capture_output=True, text=True, check=True
+        )
+        assert f"{SCORES}: was there" in made.stdout
+        assert stack.chat(max_tokens=24).status_code == 200
+        eventually(
+            lambda: stack.metric("barograph_kafka_scores_total") == stack.metric("barograph_tokens_judged_total") > 0, "all is sent", 60
+        )
+        eventually(lambda: stack.ledger("reply"), "the reply is recorded")
+        eventually(
+            lambda: stack.metric("barograph_kafka_waiting") == 0 and stack.metric("barograph_kafka_published_total") > 5,
+            "all is published",
+            60,
+        )
+        scores, verdicts = consume_whole(address, 1, topic=SCORES), consume(address, 1)
+        audit = consume(address, 5, topic=AUDIT)
+        assert stack.metric("barograph_kafka_scores_dropped_total") == 0
+    held = [json.loads(message.value) for message in scores]
+    for kind, messages in (("scores", held), ("verdicts", verdicts), ("audit", audit)):
+        schema = json.loads((FOLDER / f"{kind}.schema.json").read_text())
+        for message in messages:
+            jsonschema.validate(message, schema)
+    (end,) = [each for each in audit if each["kind"] == "stream" and each["event"] == "end"]
+    assert [position for each in held for position in each["positions"]] == list(range(end["tokens"]))
+    assert {len(values) for each in held for values in each["scores"].values()} == {len(each["positions"]) for each in held}
+    peak = max(value for each in held for value in each["scores"]["calm"])
+    assert peak == pytest.approx(end["peak"]["calm"], abs=1e-3)
+    assert {message.key.decode() for message in scores} == {end["stream"]}
+    assert [record["seq"] for record in audit] == list(range(len(audit)))
+    assert dict(scores[0].headers)["ce_type"] == b"barograph.scores"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")
@@ -249,10 +289,10 @@ def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> N
     assert ledger.flush()
     with broker(free_port(), tmp_path / "broker.log") as address:
         metrics = Metrics(CollectorRegistry(), bank.names, Drift(bank, 100))
-        publisher = KafkaPublisher(KafkaConfig(bootstrap=address, scores_topic=SCORES), ledger, metrics)
+        publisher = KafkaPublisher(KafkaConfig(bootstrap=address, audit_topic=AUDIT), ledger, metrics)
         publisher.start()
         publisher.close(timeout=20)
-        back = recordings(f"kafka://{address}/{SCORES}", bank.names)
+        back = recordings(f"kafka://{address}/{AUDIT}", bank.names)
         with pytest.raises(RecordingError, match="no such topic"):
             recordings(f"kafka://{address}/nothing", bank.names)
     assert [each.stream for each in back] == ["a#0", "b#0"]

@@ -50,6 +50,23 @@ def test_errors_name_line_and_nearest_key(tmp_path: Path, text: str, expected: s
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kafka", "expected"),
+    [
+        ("security: SASL_SSL", "needs a username"),
+        ("username: me", "has no username"),
+        ("ca_file: ca.pem", "ca_file without TLS"),
+        ("scores: {form: rows}", "arrays"),
+        ("topic: 'no spaces'", "pattern"),
+    ],
+)
+def test_kafka_settings_that_do_not_fit_together_are_told(tmp_path: Path, kafka: str, expected: str) -> None:
+    path = tmp_path / "barograph.yaml"
+    path.write_text(f"sidecar: {{kafka: {{bootstrap: 'b:9092', {kafka}}}}}\n")
+    with pytest.raises(ConfigError, match=expected):
+        Config.load(path)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         Config.load(tmp_path / "none.yaml")
