@@ -63,7 +63,7 @@ def test_errors_name_line_and_nearest_key(tmp_path: Path, text: str, expected: s
 def test_kafka_settings_that_do_not_fit_together_are_told(tmp_path: Path, kafka: str, expected: str) -> None:
     path = tmp_path / "barograph.yaml"
     path.write_text(f"sidecar: {{kafka: {{bootstrap: 'b:9092', {kafka}}}}}\n")
-    with pytest.raises(ConfigError, match=expected):
+    with pytest.raises(DocumentError, match=expected):
         Config.load(path)
 
 
