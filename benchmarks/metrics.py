@@ -29,7 +29,7 @@ def main() -> None:
     frame: list[float] = []
     each: list[float] = []
     for _ in range(TURNS):
-        frame.append(timed(lambda: ours.observe(scores), 20))
+        frame.append(timed(lambda: ours.observe(scores, "m"), 20))
         each.append(timed(one_by_one, 1))
     report.emit(
         "metrics", rows=ROWS, probes=PROBES, frame_us=report.spread(frame, 2), one_by_one_us=report.spread(each, 1),

@@ -34,7 +34,9 @@ def page() -> str:
         for family in collector.collect():
             labels = getattr(collector, "_labelnames", ()) or sorted({name for sample in family.samples for name in sample.labels} - {"le"})
             if not labels and family.name.startswith("barograph_streams_"):
-                labels = {"running": ("model",), "firing": ("rule", "model"), "peak": ("probe", "model")}[family.name.rpartition("_")[2]]
+                labels = {"running": ("model",), "state": ("state", "model"), "firing": ("rule", "model"), "peak": ("probe", "model")}[
+                    family.name.rpartition("_")[2]
+                ]
             name = f"{family.name}_total" if family.type == "counter" else f"{family.name}_info" if family.type == "info" else family.name
             rows.append(f"| `{name}` | {family.type} | {', '.join(labels)} | {family.documentation} |")
     return HEAD + "\n".join(sorted(rows)) + "\n"

@@ -11,7 +11,7 @@ import signal
 import time
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from monitor import __version__
 from monitor.admin import canary
@@ -55,6 +55,7 @@ async def run(config: Config) -> None:
     access = Access(config.sidecar.access)
     servers = Servers()
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     drift = Drift(bank, config.sidecar.drift_tokens)
     metrics = Metrics(registry, bank.names, drift)
     ledger = open_ledger(config)

@@ -200,6 +200,7 @@ class Detour:
     def _take(self, target: Target, turn: Turn) -> None:
         if self.taken is None:
             self.taken = target
+            self._pipeline.metrics.actions.labels(turn.verdict.rule.rule, "reroute").inc()
             self.on_outcome(Event.TAKEN)
             self._record("outcome", turn.verdict, do="taken", why="", judged=target.judged if self.judged else "nowhere")
 

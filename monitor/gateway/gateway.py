@@ -143,6 +143,7 @@ class Gateway:
             work.content = self._contents.of(request_id, about["tenant"], request.headers, asked.payload, body)
         if self._tracing is not None:
             work.trace = self._tracing.begin(request.headers, path, about["model"])
+            ticket.trace = work.trace.id
         reply = Reply(work, {openai.REQUEST_ID_HEADER: shown or request_id}, self._limits)
         self.replies.add(reply)
         return reply

@@ -68,7 +68,7 @@ class Hold:
                 found = self.fail("missing_score", "late", index)
                 break
         waited = time.monotonic() - started
-        self._metrics.hold.observe(waited)
+        self._metrics.hold.observe(waited, self._metrics.exemplar(self._ticket.trace))
         self.longest = max(self.longest, waited)
         return found
 
@@ -115,7 +115,7 @@ class Hold:
         """As `look`, for a chunk that may not have to wait."""
         found = self.look(index, tokens)
         if found is not None:
-            self._metrics.hold.observe(0.0)
+            self._metrics.hold.observe(0.0, self._metrics.exemplar(self._ticket.trace))
         return found
 
     def unrecorded(self, found: Outcome) -> bool:

@@ -138,6 +138,8 @@ class Judging:
         event = ENDS.get(reply.outcome, Event.FAIL)
         for index, course in self._relay.courses.items():
             course.take(Event.HALT if index in halted else event)
+        for verdict in halted.values():
+            pipeline.metrics.actions.labels(verdict.rule.rule, "halt").inc()
         if self.level > Level.NONE or halted:
             self._record(reply, counts, halted)
         pipeline.streams.forget(self._ticket)

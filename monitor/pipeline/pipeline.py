@@ -154,7 +154,7 @@ class Pipeline:
         return bool(source.stale) and self._config.on_stale_thresholds == "shadow"
 
     def _expect(self) -> None:
-        rules = [(rule.rule, rule.action.name.lower()) for rule in self.rules.rules]
+        rules = [(rule.rule, rule.action.name.lower(), rule.severity) for rule in self.rules.rules]
         for model in {source.label for source in self.sources}:
             self.metrics.expect(rules, model, ("", "other", *sorted(self._tenants)))
 
@@ -231,7 +231,7 @@ class Pipeline:
         if len(batch.slots):
             metrics.lag(metrics.tap_lag, batch.time_ns)
             metrics.tokens.inc(len(batch.slots))
-            metrics.scores.observe(batch.scores)
+            metrics.scores.observe(batch.scores, batch.source.label)
             self.drift.observe(batch.scores)
             metrics.nan.inc(int((~np.isfinite(batch.scores)).any(axis=1).sum()))
 
@@ -267,7 +267,8 @@ class Pipeline:
         for stream in self.streams.awaited(batch.slots):
             stream.wake()
         for stream, tokens in batch.ended:
-            if self.streams.judged[stream.slot] < tokens:
+            if (missed := tokens - int(self.streams.judged[stream.slot])) > 0:
+                self.metrics.missed.inc(missed)
                 self._lose(stream)
 
     def record(self, batch: Batch) -> None:
@@ -294,10 +295,13 @@ class Pipeline:
         for verdict in batch.verdicts:
             if verdict.ended:
                 continue
-            about = self.streams.by_slot[verdict.slot].about
-            tenant = about.get("tenant", "")
+            stream = self.streams.by_slot[verdict.slot]
+            tenant = stream.about.get("tenant", "")
             tenant = tenant if tenant in self._tenants else "other" if tenant else ""
-            self.metrics.verdicts.labels(verdict.rule.rule, verdict.action.name.lower(), verdict.mode, batch.source.label, tenant).inc()
+            rule, trace = verdict.rule, stream.ticket.trace if stream.ticket is not None else ""
+            self.metrics.verdicts.labels(
+                rule.rule, verdict.action.name.lower(), rule.severity, verdict.mode, batch.source.label, tenant
+            ).inc(exemplar=self.metrics.exemplar(trace))
             if verdict.limited:
                 self.metrics.limited.labels(verdict.rule.rule).inc()
         if self.rules.unmatched != self._unmatched:
@@ -363,6 +367,7 @@ class Pipeline:
             stream.throttles.pop(verdict.rule.rule, None)
         elif verdict.action == Action.THROTTLE and not verdict.shadow:
             stream.throttles[verdict.rule.rule] = verdict
+            self.metrics.actions.labels(verdict.rule.rule, "throttle").inc()
             self.on_throttle(verdict, stream)
 
     def _prove(self, batch: Batch, check: wire.Check) -> None:
@@ -418,8 +423,19 @@ class Pipeline:
             firing = dict(zip(names, self.rules.firing(np.array(each, np.intp)).tolist(), strict=True))
             peaks = self.streams.peak[each].max(axis=0).tolist() if each else []
             found[model] = Running(
-                len(each), firing, {name: peak for name, peak in zip(self.bank.names, peaks, strict=False) if np.isfinite(peak)}
+                len(each),
+                self._states(each),
+                firing,
+                {name: peak for name, peak in zip(self.bank.names, peaks, strict=False) if np.isfinite(peak)},
             )
+        return found
+
+    def _states(self, slots: list[int]) -> dict[str, int]:
+        lost = self.streams.gap[slots] | self.streams.nan[slots]
+        found = dict.fromkeys(("judged", "throttled", "ending", "lost"), 0)
+        for slot, is_lost in zip(slots, lost.tolist(), strict=True):
+            stream = self.streams.by_slot[slot]
+            found["ending" if stream.acting is not None else "lost" if is_lost else "throttled" if stream.throttles else "judged"] += 1
         return found
 
     def _gauges(self) -> None:

@@ -100,6 +100,7 @@ class Steering:
                 push.first = min(max(each.first, push.verdict.position + 1), judged + AHEAD)
                 push.due = push.first + push.steer.span.tokens
                 self._settle(push.stream.slot)
+                self._metrics.actions.labels(push.verdict.rule.rule, "steer").inc()
                 self._tell("began", push, first=push.first, late=push.first - push.verdict.position - 1)
 
     def due(self, slots: NDArray[np.intp], positions: NDArray[np.int64], rules: RuleEngine) -> list[Verdict]:

@@ -31,6 +31,7 @@ class Ticket:
     about: Request = field(default_factory=dict)
     conversation: str = ""
     trial: bool = False
+    trace: str = ""  # the id of its trace, where there is one and it is kept
     tapped: bool = False
     streams: dict[int, Stream] = field(default_factory=dict)
     moved: asyncio.Event = field(default_factory=asyncio.Event)

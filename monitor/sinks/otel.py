@@ -35,8 +35,9 @@ class Trace:
 
     @property
     def id(self) -> str:
-        """Of the trace, in hexadecimal."""
-        return f"{self._span.get_span_context().trace_id:032x}"
+        """Of the trace, in hexadecimal; empty when it is not kept."""
+        context = self._span.get_span_context()
+        return f"{context.trace_id:032x}" if context.trace_flags.sampled else ""
 
     def end(
         self, outcome: str, how: str, tokens: Mapping[str, int | None], reasons: Iterable[str], verdicts: Iterable[Verdict], engine: str

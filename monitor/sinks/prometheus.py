@@ -25,31 +25,35 @@ BUCKETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
 class ScoreHistogram(Collector):
-    """Scores by probe. Filled from whole frames, because `Histogram.observe` takes one number at a time."""
+    """Scores by probe and model. Filled from whole frames, because `Histogram.observe` takes one number at a time."""
 
     def __init__(self, probes: tuple[str, ...]) -> None:
         self._probes = probes
-        width = len(BUCKETS) + 2  # the last is of what is not finite, and told to nobody
+        self._width = len(BUCKETS) + 2  # the last is of what is not finite, and told to nobody
         self._bounds = np.array(BUCKETS, np.float32)
-        self._first = np.arange(len(probes)) * width  # of a probe's buckets, all in one row
-        self._counts = np.zeros((len(probes), width), np.int64)
+        self._first = np.arange(len(probes)) * self._width  # of a probe's buckets, all in one row
+        self._counts: dict[str, NDArray[np.int64]] = {}
 
-    def observe(self, scores: NDArray[np.float32]) -> None:
-        """Scores [n, k]; what is not finite is left out (it is counted elsewhere)."""
+    def observe(self, scores: NDArray[np.float32], model: str) -> None:
+        """Scores [n, k]; what is not finite is left out (it is counted elsewhere). `model`: one of a few names."""
         places = np.searchsorted(self._bounds, scores.ravel()).reshape(scores.shape)
         if not (finite := np.isfinite(scores)).all():
             places[~finite] = len(BUCKETS) + 1
         places += self._first
-        self._counts += np.bincount(places.ravel(), minlength=self._counts.size).reshape(self._counts.shape)
+        size = len(self._probes) * self._width
+        if model not in self._counts:
+            self._counts[model] = np.zeros(size, np.int64)
+        self._counts[model] += np.bincount(places.ravel(), minlength=size)
 
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(
-            "barograph_score", "Scores of judged tokens, in standard deviations above neutral text", labels=["probe"]
+            "barograph_score", "Scores of judged tokens, in standard deviations above neutral text", labels=["probe", "model"]
         )
         bounds = [*map(str, BUCKETS), "+Inf"]
-        for probe, counts in zip(self._probes, self._counts[:, :-1].cumsum(axis=1), strict=True):
-            places = list(zip(bounds, map(float, counts), strict=True))
-            family.add_metric([probe], places, None)  # scores may be negative, so no sum is told
+        for model, counts in list(self._counts.items()):
+            for probe, row in zip(self._probes, counts.reshape(-1, self._width)[:, :-1].cumsum(axis=1), strict=True):
+                places = list(zip(bounds, map(float, row), strict=True))
+                family.add_metric([probe, model], places, None)  # scores may be negative, so no sum is told
         yield family
 
 
@@ -75,9 +79,10 @@ class DriftGauges(Collector):
 
 @dataclass(frozen=True)
 class Running:
-    """Of a model's running generations: how many there are, for how many each rule fires, and the highest score of each probe."""
+    """Of a model's running generations: how many there are, in all and in each state, for how many each rule fires, and the highest score of each probe."""
 
     streams: int
+    states: dict[str, int]
     firing: dict[str, int]
     peaks: dict[str, float]
 
@@ -90,17 +95,25 @@ class StreamGauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         running = GaugeMetricFamily("barograph_streams_running", "Generations that are running", labels=["model"])
+        states = GaugeMetricFamily(
+            "barograph_streams_state",
+            "Generations that are running, by what becomes of their tokens: judged, throttled, ending, or lost (a score is missing or no number)",
+            labels=["state", "model"],
+        )
         firing = GaugeMetricFamily("barograph_streams_firing", "Running generations for which a rule fires now", labels=["rule", "model"])
         peaks = GaugeMetricFamily(
             "barograph_streams_peak", "Highest score so far of the generations that are running", labels=["probe", "model"]
         )
         for model, found in self._running().items():
             running.add_metric([model], found.streams)
+            for state, number in found.states.items():
+                states.add_metric([state, model], number)
             for rule, number in found.firing.items():
                 firing.add_metric([rule, model], number)
             for probe, value in found.peaks.items():
                 peaks.add_metric([probe, model], value)
         yield running
+        yield states
         yield firing
         yield peaks
 
@@ -123,6 +136,7 @@ class Metrics:
         registry.register(self.scores)
         registry.register(DriftGauges(probes, drift))
         self.tokens = counter("tokens_judged", "Produced tokens that were scored and judged")
+        self.missed = counter("tokens_missed", "Produced tokens whose scores never came, of generations that ended")
         self.nan = counter("scores_not_finite", "Tokens with a score that is not a finite number")
         self.frames = counter("frames", "Frames received from taps")
         self.tap_lag = Histogram(
@@ -147,7 +161,10 @@ class Metrics:
         self.follow_errors = counter(
             "follow_errors", "Frames on which a follower of the scores failed: the page, or Kafka's topic of scores"
         )
-        self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode", "model", "tenant"])
+        self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "severity", "mode", "model", "tenant"])
+        self.actions = counter(
+            "actions", "What was done because rules or people said so: halt, throttle, reroute, steer", ["rule", "action"]
+        )
         self.steers = counter(
             "steers", "Pushes of replies, by probe: asked, waits, refused, began; fell, else, withdrawn, ended", ["probe", "event"]
         )
@@ -212,16 +229,22 @@ class Metrics:
         if 0 <= seconds < MAX_LAG_S:
             histogram.observe(seconds)
 
+    @staticmethod
+    def exemplar(trace: str) -> dict[str, str] | None:
+        """By which a picture leads to a trace."""
+        return {"trace_id": trace} if trace else None
+
     def model_label(self, model: str) -> str:
         """A model's name as a label: its own for the first MAX_MODELS names, 'other' for what comes after them."""
         if model not in self._models and len(self._models) < MAX_MODELS:
             self._models.add(model)
         return model if model in self._models else OTHER
 
-    def expect(self, rules: Iterable[tuple[str, str]], model: str, tenants: Iterable[str]) -> None:
-        """Series of verdicts begin at 0: what Prometheus first sees at 1 has no increase, and would alert nobody. rules: (name, action)."""
+    def expect(self, rules: Iterable[tuple[str, str, str]], model: str, tenants: Iterable[str]) -> None:
+        """Series of verdicts begin at 0: what Prometheus first sees at 1 has no increase, and would alert nobody. rules: (name, action, severity)."""
         tenants = tuple(tenants)
-        for rule, action in rules:
+        for rule, action, severity in rules:
+            self.actions.labels(rule, action)
             for mode in ("armed", "shadow"):
                 for tenant in tenants:
-                    self.verdicts.labels(rule, action, mode, model, tenant)
+                    self.verdicts.labels(rule, action, severity, mode, model, tenant)

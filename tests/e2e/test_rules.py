@@ -69,7 +69,10 @@ def test_a_verdict_says_all_that_is_needed_to_explain_it(stack: Stack) -> None:
     assert (shadow["position"], shadow["mode"], shadow["shadow"]) == (4, "shadow", "mode")
     assert "panic.ewma(8) fpr(0.01)" in shadow["thresholds"]  # type: ignore[operator]
     assert (
-        stack.metric('barograph_verdicts_total{action="alert",mode="armed",model="SmolLM2-135M-Instruct",rule="each",tenant="acme"}') == 1
+        stack.metric(
+            'barograph_verdicts_total{action="alert",mode="armed",model="SmolLM2-135M-Instruct",rule="each",severity="warning",tenant="acme"}'
+        )
+        == 1
     )
     begin = stack.ledger("stream")[0]
     assert begin["request"]["tenant"] == "acme"

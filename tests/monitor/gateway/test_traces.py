@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.exposition import choose_encoder
 
 from monitor.config import OtelConfig
 from monitor.sinks import otel
@@ -20,6 +21,11 @@ from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Stage,
 from tests.stack import free_port
 
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def openmetrics(scene: Scene) -> str:
+    encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
+    return encode(scene.rig.pipeline.metrics.registry).decode()
 
 
 @contextmanager
@@ -154,3 +160,18 @@ def test_a_trace_that_makes_no_sense_begins_anew(stage: Stage, given: str) -> No
     assert answer.status_code == 200
     assert span.trace_id.hex() != CLIENT.split("-")[1]
     assert engine.rpartition("-")[0] == f"00-{span.trace_id.hex()}-{span.span_id.hex()}"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_picture_leads_to_the_trace(stage: Stage, kept: bool) -> None:
+    """Exemplars of verdicts and of the hold name the trace, where the trace is kept."""
+    client = CLIENT if kept else CLIENT[:-1] + "0"
+
+    async def act(client_: httpx.AsyncClient, scene: Scene) -> str:
+        scene.gateway._tracing = Tracing(OtelConfig(endpoint="http://127.0.0.1:9", timeout_s=1), scene.rig.pipeline.metrics)
+        await client_.post(CHAT, json=ASK, headers={"traceparent": client})
+        return openmetrics(scene)
+
+    text: str = stage.play(reply(0.0, 9.0, 0.5), act)
+    marked = [line.split("{")[0] for line in text.splitlines() if f'# {{trace_id="{CLIENT.split("-")[1]}"}}' in line]
+    assert set(marked) == ({"barograph_verdicts_total", "barograph_gateway_hold_seconds_bucket"} if kept else set())

@@ -41,8 +41,8 @@ def test_a_stream_from_begin_to_end(rig: Rig) -> None:
     assert [stream["event"] for stream in streams] == ["begin", "end"]
     assert (streams[1]["tokens"], streams[1]["judged"], streams[1]["peak"]["panic"]) == (2, 2, 5.0)
     assert rig.sample("barograph_tokens_judged_total") == 2
-    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", mode="armed", model="m", tenant="") == 1
-    assert rig.sample("barograph_score_bucket", probe="panic", le="2.0") == 1
+    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", severity="warning", mode="armed", model="m", tenant="") == 1
+    assert rig.sample("barograph_score_bucket", probe="panic", model="m", le="2.0") == 1
     assert rig.pipeline.streams.by_slot == {}
 
 
@@ -213,9 +213,20 @@ def test_other_rules_from_one_frame_to_the_next(rig: Rig) -> None:
     assert rig.sample("barograph_streams_running", model="m") == 1
 
 
+def test_generations_are_told_by_what_becomes_of_their_tokens(rig: Rig) -> None:
+    for number, name in enumerate("abcd"):
+        rig.pipeline.streams.expect(name)
+        rig.frame([(number, 0, 0.0)], begins=[(number, name, 0)])
+    rig.frame([(0, 1, 4.0), (1, 2, 0.0), (2, 1, float("nan")), (3, 1, 0.0)])  # halted, a hole, no number, well
+    states = {state: rig.sample("barograph_streams_state", state=state, model="m") for state in ("judged", "ending", "lost", "throttled")}
+    assert states == {"judged": 1, "ending": 1, "lost": 2, "throttled": 0}
+    rig.frame([], ends=[(1, 5)])
+    assert rig.sample("barograph_tokens_missed_total") == 2  # of five tokens three were there, one of them behind the hole
+
+
 def test_series_of_verdicts_are_there_before_the_first(rig: Rig) -> None:
     """What Prometheus first sees at 1 has no increase."""
-    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", mode="armed", model="m", tenant="") == 0
+    assert rig.sample("barograph_verdicts_total", rule="high", action="halt", severity="warning", mode="armed", model="m", tenant="") == 0
 
 
 def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:

@@ -306,7 +306,8 @@ def test_models_of_all_names_make_few_labels(rig: Rig) -> None:
         lines.append(sum(1 for family in rig.registry.collect() for _ in family.samples))
     assert lines[-1] == lines[2 * MAX_MODELS]
     assert (
-        rig.sample("barograph_verdicts_total", rule="high", action="halt", mode="armed", model="other", tenant="") == 300 - MAX_MODELS + 1
+        rig.sample("barograph_verdicts_total", rule="high", action="halt", severity="warning", mode="armed", model="other", tenant="")
+        == 300 - MAX_MODELS + 1
     )
 
 

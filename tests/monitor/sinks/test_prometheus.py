@@ -24,9 +24,10 @@ EDGES = [*BUCKETS, *(float(np.nextafter(np.float32(edge), np.float32(99))) for e
 @given(arrays.arrays(np.float32, st.tuples(st.integers(0, 20), st.just(3)), elements=st.sampled_from(EDGES) | st.floats(-20, 20, width=32)))
 def test_a_frame_is_counted_as_each_score_alone_would_be(scores: np.ndarray) -> None:
     histogram = ScoreHistogram(("a", "b", "c"))
-    histogram.observe(scores)
-    histogram.observe(scores)
+    histogram.observe(scores, "m")
+    histogram.observe(scores, "m")
     (family,) = histogram.collect()
+    assert {sample.labels["model"] for sample in family.samples} == {"m"}
     found = {(sample.labels["probe"], sample.labels["le"]): sample.value for sample in family.samples}
     for probe, column in zip("abc", scores.T.astype(float), strict=True):
         finite = column[np.isfinite(column)]
