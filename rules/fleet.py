@@ -8,7 +8,6 @@ share(panic_rising) by model > 5%       of the running streams, those for which 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from rules.document import DocumentError
@@ -25,12 +24,10 @@ _FORM = re.compile(
 
 
 def prometheus(ruleset: RuleSet) -> dict[str, Any]:
-    """Recording and alerting rules, as the document of a Prometheus rule file. Raises DocumentError."""
+    """An alert for each rule and for each rule over many streams, as the document of a Prometheus rule file. Raises DocumentError."""
     alerts = [_alert(rule) for rule in ruleset.rules if rule.mode != "disabled" and rule.do.observe is None]
     fleet = [_fleet(each, ruleset) for each in ruleset.fleet]
     groups = [
-        {"name": "barograph-recording", "interval": "15s", "rules": _recording()},
-        {"name": "barograph-health", "rules": _health()},
         {"name": "barograph-rules", "rules": alerts},
     ]
     return {"groups": [group for group in [*groups, {"name": "barograph-fleet", "rules": fleet}] if group["rules"]]}
@@ -91,40 +88,6 @@ def _alert(rule: Rule) -> dict[str, Any]:
         "labels": {"severity": rule.severity, "barograph": "rule", "rule": rule.rule, "action": rule.action.name.lower()},
         "annotations": _annotations(rule.desc, rule.runbook),
     }
-
-
-def _recording() -> list[dict[str, str]]:
-    return [
-        {"record": f"barograph:verdicts:rate{window}", "expr": f"sum by (rule, action, mode, model, tenant) (rate(barograph_verdicts_total[{window}]))"}
-        for window in ("5m", "1h")
-    ] + [
-        {
-            "record": "barograph:streams_firing:ratio",
-            "expr": "sum by (rule, model) (barograph_streams_firing) / on (model) group_left sum by (model) (barograph_streams_running)",
-        }
-    ]  # fmt: skip
-
-
-def _health() -> list[dict[str, Any]]:
-    """What must be known at once, whatever the rules: a monitor that does not see, or does not act."""
-    known: Iterable[tuple[str, str, str, str, str]] = (
-        ("BarographTapFailed", "barograph_taps_failed > 0", "1m", "critical", "A tap stopped scoring; its engine generates unscored."),
-        ("BarographNoTap", "barograph_taps_connected == 0", "5m", "critical", "No tap is connected; the gateway's on_no_tap decides."),
-        ("BarographThresholdsStale", "barograph_taps_stale > 0", "5m", "warning", "An engine is not the one that the bank was calibrated on."),
-        ("BarographReloadFailed", "barograph_rules_reload_failed > 0", "1m", "warning", "A rule file was refused; the rules before it are in force."),
-        ("BarographLedgerFailed", "barograph_ledger_failed > 0", "1m", "critical", "The ledger cannot be written."),
-        ("BarographFailedOpen", 'increase(barograph_failure_decisions_total{decision="open"}[5m]) > 0', "0s", "warning", "Tokens left unjudged, as a setting allows."),
-    )  # fmt: skip
-    return [
-        {
-            "alert": name,
-            "expr": expr,
-            "for": wait,
-            "labels": {"severity": severity, "barograph": "health"},
-            "annotations": {"summary": text},
-        }
-        for name, expr, wait, severity, text in known
-    ]
 
 
 def _annotations(desc: str, runbook: str | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ import typer
 from monitor import __version__
 from monitor.commands import custody, evidence, orders  # noqa: F401  # the first two add their commands to audit's
 from monitor.commands.audit import app as audit_app
+from monitor.commands.grafana import app as grafana_app
 from monitor.commands.probes import app as probes_app
 from monitor.commands.rules import app as rules_app
 from monitor.commands.topics import app as topics_app
@@ -32,6 +33,7 @@ app.add_typer(probes_app, name="probes")
 app.add_typer(rules_app, name="rules")
 app.add_typer(audit_app, name="audit")
 app.add_typer(topics_app, name="topics")
+app.add_typer(grafana_app, name="grafana")
 engine_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(engine_app, name="engine")
 

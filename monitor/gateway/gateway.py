@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from monitor.config import GatewayConfig
 from monitor.gateway.asked import Asked, Unreadable, refused_by_engine_only
 from monitor.gateway.contents import Contents
 from monitor.gateway.dialect import error_body
+from monitor.gateway.failures import Condition, decision
 from monitor.gateway.hold import Hold
 from monitor.gateway.judging import Engine, Judging
 from monitor.gateway.reply import Limits, Reply
@@ -66,6 +67,8 @@ class Gateway:
         self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams), reader)
         pipeline.on_throttle = self.throttles.verdict
         self.metrics.stops.set_function(lambda: sum(order.verb == "stop" for order in self.orders) + bool(self.orders.broken))
+        for condition in get_args(Condition):  # their series begin at 0, so that the first one is seen as an increase
+            self.metrics.decisions.labels(condition, decision(config, condition))
         for tenant in (*config.tenants, "other"):
             self.metrics.tenants_throttled.labels(tenant).set_function(functools.partial(self.throttles.count, tenant, config.tenants))
         self.replies: set[Reply[Judging]] = set()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
+from deploy import dashboards
 from monitor.pipeline.rulefiles import packs
 from tests.stack import ADMIN_TOKEN, Stack, eventually, free_port
 
@@ -103,44 +108,92 @@ def running(command: list[str], log: Path) -> Iterator[None]:
         process.wait(timeout=20)
 
 
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Its address, and the alerts that came."""
+    came: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.extend(json.loads(self.rfile.read(int(self.headers["content-length"])))["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", came
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def scraping(folder: Path, admin: int, rules: Path, alertmanager: int | None = None) -> Iterator[str]:
+    """A Prometheus that scrapes the sidecar every second and evaluates `rules`. Gives its address."""
+    port = free_port()
+    told = [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}] if alertmanager is not None else []
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump({
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(rules)],
+        "alerting": {"alertmanagers": told},
+        "scrape_configs": [{"job_name": "barograph", "static_configs": [{"targets": [f"127.0.0.1:{admin}"]}]}],
+    }))  # fmt: skip
+    command = [
+        "prometheus", f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage",
+    ]  # fmt: skip
+    with running(command, folder / "prometheus.log"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def watched(folder: Path, admin: int, rules: Path, receiver: dict[str, Any]) -> Iterator[str]:
+    """The same, and an Alertmanager that tells `receiver`."""
+    port = free_port()
+    (folder / "alertmanager.yaml").write_text(yaml.safe_dump({
+        "route": {"receiver": "barograph", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "1m"},
+        "receivers": [{"name": "barograph", "webhook_configs": [receiver]}],
+    }))  # fmt: skip
+    command = [
+        "prometheus-alertmanager", f"--config.file={folder / 'alertmanager.yaml'}", f"--storage.path={folder / 'alertmanager'}",
+        f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
+    ]  # fmt: skip
+    with running(command, folder / "alertmanager.log"), scraping(folder, admin, rules, port) as prometheus:
+        yield prometheus
+
+
+def asks(prometheus: str, query: str) -> bool:
+    answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query})
+    return answer.status_code == 200 and bool(answer.json()["data"]["result"])  # 503 while it starts
+
+
+def test_an_alert_on_the_monitor_itself_reaches_whoever_is_on_call(tmp_path: Path) -> None:
+    """The shipped rules: replies are stopped because no tap is there."""
+    rules = Path(dashboards.__file__).parent / "prometheus" / "rules.yaml"
+    with (
+        Stack(tmp_path, engine=False) as stack,
+        webhook() as (url, came),
+        watched(tmp_path, stack.ports["admin"], rules, {"url": url}) as prometheus,
+    ):
+        eventually(lambda: asks(prometheus, 'barograph_failure_decisions_total{condition="no_tap"} == 0'), "the series is there at 0", 60)
+        for _ in range(15):
+            assert stack.chat().status_code == 503
+        (alert,) = eventually(lambda: [each for each in came if each["labels"]["alertname"] == "BarographFailedClosed"][:1], "it came", 90)
+        assert alert["labels"]["condition"] == "no_tap"
+        assert alert["annotations"]["runbook_url"] == "docs/runbooks/monitor.md#failed-closed"
+
+
 def test_an_alert_comes_back_and_arms_a_rule(tmp_path: Path) -> None:
-    prometheus, alertmanager = free_port(), free_port()
+    receiver = {"send_resolved": True, "http_config": {"authorization": {"credentials": ADMIN_TOKEN}}}
     with Stack(tmp_path, rules=RULES) as stack:
         export(str(stack.folder / "rules.yaml"), tmp_path / "exported.yaml")
-        (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump({
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(tmp_path / "exported.yaml")],
-            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]},
-            "scrape_configs": [{"job_name": "barograph", "static_configs": [{"targets": [f"127.0.0.1:{stack.ports['admin']}"]}]}],
-        }))  # fmt: skip
-        (tmp_path / "alertmanager.yaml").write_text(yaml.safe_dump({
-            "route": {"receiver": "barograph", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "1m"},
-            "receivers": [{"name": "barograph", "webhook_configs": [{
-                "url": stack.admin("/alertmanager"), "send_resolved": True,
-                "http_config": {"authorization": {"credentials": ADMIN_TOKEN}},
-            }]}],
-        }))  # fmt: skip
-        storing, managing = (
-            [
-                binary,
-                f"--config.file={tmp_path / name}.yaml",
-                f"--{flag}={tmp_path / name}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                *more,
-            ]
-            for binary, name, flag, port, more in (
-                ("prometheus", "prometheus", "storage.tsdb.path", prometheus, []),
-                ("prometheus-alertmanager", "alertmanager", "storage.path", alertmanager, ["--cluster.listen-address="]),
-            )
-        )
-        with running(managing, tmp_path / "alertmanager.log"), running(storing, tmp_path / "prometheus.log"):
-
-            def scraped() -> bool:
-                query = {"query": 'barograph_verdicts_total{rule="each",mode="armed",tenant=""}'}
-                answer = httpx.get(f"http://127.0.0.1:{prometheus}/api/v1/query", params=query)
-                return answer.status_code == 200 and bool(answer.json()["data"]["result"])  # 503 while it starts
-
-            eventually(scraped, "Prometheus has seen the rule's series at 0", 60)
+        receiver["url"] = stack.admin("/alertmanager")
+        with watched(tmp_path, stack.ports["admin"], tmp_path / "exported.yaml", receiver) as prometheus:
+            seen = 'barograph_verdicts_total{rule="each",mode="armed",tenant=""}'
+            eventually(lambda: asks(prometheus, seen), "Prometheus has seen the rule's series at 0", 60)
             for _ in range(3):
                 assert stack.chat(max_tokens=8).json()["choices"][0]["finish_reason"] == "length"
             mode = "BarographItSpreads fired and came back"
