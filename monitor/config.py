@@ -224,12 +224,15 @@ class KafkaConfig(_Frozen):
 
 
 class OtelConfig(_Frozen):
-    """Spans over OTLP (HTTP). Headers for the collector are read from OTEL_EXPORTER_OTLP_HEADERS."""
+    """Spans over OTLP (HTTP), and if asked for metrics and logs. Headers for the collector are read from OTEL_EXPORTER_OTLP_HEADERS."""
 
     endpoint: str = Field(pattern=r"^https?://[^\s?#]{1,500}$", description="of a collector, such as http://127.0.0.1:4318")
     service: str = Field("barograph", min_length=1, max_length=200)
     sample: float = Field(1.0, ge=0, le=1, description="the share of traces that begin here; one that a client began is as it says")
     timeout_s: float = Field(5.0, gt=0, le=60)
+    metrics: bool = Field(False, description="send what /metrics shows too")
+    metrics_every_s: float = Field(30.0, ge=0.1, le=3600)
+    logs: bool = Field(False, description="send the lines of the sidecar's log too")
 
 
 class SidecarConfig(_Frozen):

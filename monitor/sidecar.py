@@ -41,6 +41,7 @@ from monitor.sinks.kafka import KafkaPublisher
 from monitor.sinks.otel import Tracing
 from monitor.sinks.prometheus import Metrics
 from monitor.sinks.scores import ScoreFeed
+from monitor.sinks.telemetry import Telemetry
 from probes.drift import Drift
 
 log = logging.getLogger("barograph.sidecar")
@@ -72,7 +73,9 @@ async def run(config: Config) -> None:
     ))  # fmt: skip
     rulebook.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
-    tracing = Tracing(config.sidecar.otel, metrics) if config.sidecar.otel is not None else None
+    otel = config.sidecar.otel
+    tracing = Tracing(otel, metrics) if otel is not None else None
+    telemetry = Telemetry(otel, metrics) if otel is not None and (otel.metrics or otel.logs) else None
     contents = Contents(ledger, config.audit.subject_header) if config.audit.levels.highest >= Level.CONTENT else None
     gateway = Gateway(config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None, contents, tracing)
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
@@ -139,7 +142,7 @@ async def run(config: Config) -> None:
         if mailbox is not None:
             await asyncio.to_thread(mailbox.close)
         receiver.close()
-        for beside in (contents, tracing, feed):
+        for beside in (contents, tracing, telemetry, feed):
             if beside is not None:
                 await asyncio.to_thread(beside.close)
         ledger.append("sidecar", event="stop", version=__version__, bank=bank.digest, rules=rulebook.engine.digest)

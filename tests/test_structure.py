@@ -18,7 +18,7 @@ ROOMS = {"monitor": Path(monitor.__file__).parent, "probes": Path(probes.__file_
 MAY_IMPORT = {"monitor": {"rules", "probes"}, "probes": set(), "rules": set()}
 # The rooms of monitor/, highest first. Rooms on one line know nothing of each other.
 ORDER = (
-    ("commands",), ("sidecar",), ("admin",), ("gateway",), ("pipeline",), ("sinks", "engine"), ("tap",), ("config",), ("http", "audit"), ("wire", "models"),
+    ("commands",), ("sidecar",), ("admin",), ("gateway",), ("pipeline",), ("sinks", "engine"), ("tap",), ("config",), ("http", "audit"), ("wire", "models", "grafana"),
     ("errors",),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

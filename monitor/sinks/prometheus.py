@@ -18,6 +18,7 @@ from probes.drift import Drift
 
 MAX_MODELS = 16  # that are named in metrics; what taps call themselves must not make series without end
 OTHER = "other"
+ACTING = ("throttle", "steer", "reroute", "halt")  # actions that do something to a reply
 
 DELAYS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1)  # seconds
 MAX_LAG_S = 3600.0  # what a tap says of its clock beyond that says nothing
@@ -213,7 +214,10 @@ class Metrics:
         self.published = counter("kafka_published", "Records that Kafka acknowledged")
         self.publish_refused = counter("kafka_refused", "Records that Kafka refused for good; the ledger names them", ["topic", "reason"])
         self.sink_failing = Gauge(
-            "barograph_sink_failing", "1 while things cannot be sent there: kafka, scores, commands, otel", ["sink"], registry=registry
+            "barograph_sink_failing",
+            "1 while things cannot be sent there: kafka, scores, commands, otel, otel_metrics, otel_logs",
+            ["sink"],
+            registry=registry,
         )
         self.troubles: dict[str, Callable[[], str]] = {}  # by sink, what is wrong with it now
         self.scores_sent = counter("kafka_scores", "Tokens whose scores Kafka took")
@@ -244,7 +248,8 @@ class Metrics:
         """Series of verdicts begin at 0: what Prometheus first sees at 1 has no increase, and would alert nobody. rules: (name, action, severity)."""
         tenants = tuple(tenants)
         for rule, action, severity in rules:
-            self.actions.labels(rule, action)
+            if action in ACTING:
+                self.actions.labels(rule, action)
             for mode in ("armed", "shadow"):
                 for tenant in tenants:
                     self.verdicts.labels(rule, action, severity, mode, model, tenant)
