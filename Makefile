@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 VLLM := .venv-vllm
 TLOG := .venv-tlog
+STREAMS := .venv-streams
 
 .PHONY: run test test-vllm smoke lint types bench bench-vllm wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
 
-test: $(STAMP) $(TLOG)/.ready  ## the whole test suite, on real parts
+test: $(STAMP) $(TLOG)/.ready $(STREAMS)/.ready  ## the whole test suite, on real parts
 	$(BIN)/pytest
 
 test-vllm: $(VLLM)/.ready  ## the tap on a real vLLM server, in an environment of its own (about 4 GB)
@@ -56,5 +57,8 @@ $(VLLM)/.ready: pyproject.toml deploy/venv-vllm.sh
 $(TLOG)/.ready: deploy/venv-tlog.sh
 	@deploy/venv-tlog.sh $(TLOG)
 
+$(STREAMS)/.ready: deploy/venv-streams.sh
+	@deploy/venv-streams.sh $(PYTHON) $(STREAMS)
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(TLOG) dist build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TLOG) $(STREAMS) dist build *.egg-info

@@ -44,9 +44,10 @@ class Evaluation:
 
     def run(self) -> Bank:
         """The bank with its evaluation in the card."""
-        for name in (each for each in SAFETY if each in self.bank.names):
+        names = [each for each in SAFETY if each in self.bank.names]
+        for number, name in enumerate(names, 1):
             self.figures[name] = [*self._topics(name), *self._forms(name), *self._hard_cases(name), *self._labelled(name)]
-            self.say(f"evaluated {name}")
+            self.say(f"evaluated {number} of {len(names)} probes")
         for name in ("valence", "arousal"):
             if name in self.bank.names:
                 self.figures[name] = self._rated(name)

@@ -16,6 +16,8 @@ from monitor.errors import BarographError
 from rules.replay import Recording
 
 TOPIC = re.compile(r"kafka://(?P<servers>[^/]+)/(?P<topic>[A-Za-z0-9._-]{1,249})")
+ABOUT = ("model", "tenant", "route", "adapter", "engine")
+NOTHING = "{}: no recorded scores; expected records of the kind 'scores', which a sidecar with audit.level: scores writes"
 IDLE_MS = 3000  # a topic is read until nothing comes for so long
 
 
@@ -35,31 +37,63 @@ def recordings(source: str, probes: tuple[str, ...]) -> list[Recording]:
     else:
         read = _from_records(_ledger(Path(source)), probes, source)
     if not read:
-        raise RecordingError(
-            f"{source}: no recorded scores; expected records of the kind 'scores', which a sidecar with audit.level: scores writes"
-        )
+        raise RecordingError(NOTHING.format(source))
     return read
 
 
+def table(source: str, probes: tuple[str, ...] = ()) -> Any:
+    """Recorded scores as an Arrow table, one row a token, for notebooks: `table("barograph-ledger").to_pandas()`. Needs pyarrow. Raises RecordingError.
+
+    source: as for `recordings`. probes: by default all that were recorded. Columns: stream, position, time, conversation, model, tenant,
+    route, adapter, engine, and `score.PROBE` for each probe, in float32: standard deviations above the model's own neutral text.
+    """
+    import pyarrow
+
+    probes = probes or _recorded(source)
+    return pyarrow.table(_columns(recordings(source, probes), probes))
+
+
 def write_parquet(path: Path, streams: Iterable[Recording], probes: tuple[str, ...]) -> None:
-    """One row a token: stream, position, time, what is known of the request, and a column a probe, in float32."""
+    """The same as a file."""
     import duckdb
 
-    about = ("model", "tenant", "route", "adapter", "engine")
-    kept = list(streams)
+    columns = _columns(list(streams), probes)
+    with duckdb.connect() as database:
+        database.register("tokens", columns)
+        database.sql("SELECT * FROM tokens").write_parquet(str(path), compression="zstd")
+
+
+def _columns(kept: list[Recording], probes: tuple[str, ...]) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "stream": np.concatenate([np.full(len(each.scores), each.stream, object) for each in kept]),
         "position": np.concatenate([np.arange(len(each.scores), dtype=np.int32) for each in kept]),
         "time": np.concatenate([each.times for each in kept]),
         "conversation": np.concatenate([np.full(len(each.scores), each.conversation, object) for each in kept]),
     }
-    for name in about:
+    for name in ABOUT:
         columns[name] = np.concatenate([np.full(len(each.scores), str(each.request.get(name, "")), object) for each in kept])
     for i, probe in enumerate(probes):
         columns[f"score.{probe}"] = np.concatenate([each.scores[:, i] for each in kept])
-    with duckdb.connect() as database:
-        database.register("tokens", columns)
-        database.sql("SELECT * FROM tokens").write_parquet(str(path), compression="zstd")
+    return columns
+
+
+def _recorded(source: str) -> tuple[str, ...]:
+    """Names of the probes that a recording has: those of its first scores."""
+    if source.endswith(".parquet"):
+        import duckdb
+
+        try:
+            with duckdb.connect() as database:
+                names = [name.removeprefix("score.") for name in database.read_parquet(source).columns if name.startswith("score.")]
+        except duckdb.Error as error:
+            raise RecordingError(f"{source}: {str(error).splitlines()[0]}; expected a Parquet file") from None
+    else:
+        found = TOPIC.fullmatch(source)
+        records = _topic(found["servers"], found["topic"]) if found else _ledger(Path(source))
+        names = next((list(each["probes"]) for each in records if each.get("kind") == "scores"), [])
+    if not names:
+        raise RecordingError(NOTHING.format(source))
+    return tuple(names)
 
 
 def _from_parquet(path: Path, probes: tuple[str, ...]) -> list[Recording]:
@@ -85,11 +119,7 @@ def _from_parquet(path: Path, probes: tuple[str, ...]) -> list[Recording]:
     starts = np.flatnonzero(np.r_[True, streams[1:] != streams[:-1]]) if len(streams) else np.empty(0, np.intp)
     scores = np.stack([np.asarray(np.ma.filled(rows[f"score.{probe}"], np.nan), np.float32)[order] for probe in probes], axis=1)
     times = np.asarray(rows["time"], np.float64)[order]
-    about = {
-        name: np.asarray(rows[name], object)[order]
-        for name in ("model", "tenant", "route", "adapter", "engine", "conversation")
-        if name in rows
-    }
+    about = {name: np.asarray(rows[name], object)[order] for name in (*ABOUT, "conversation") if name in rows}
     found = []
     for start, end in zip(starts, np.r_[starts[1:], len(streams)], strict=True):
         request: dict[str, str] = {name: str(values[start]) for name, values in about.items() if name != "conversation"}

@@ -132,10 +132,9 @@ def verify_tap(
     if not context.args or context.args[0].startswith("-"):
         raise BarographError("name the model first, as for vllm serve: barograph verify-tap --config FILE -- MODEL [arguments]")
     from monitor.commands import verify_tap as verify
+    from monitor.commands.progress import Saying
 
-    verification = verify.Verification(
-        settings, context.args[0], context.args[1:], reference, lambda text: print(f"… {text}", flush=True), rounds
-    )
+    verification = verify.Verification(settings, context.args[0], context.args[1:], reference, Saying(sys.stdout, "… "), rounds)
     proof, hello = verification.run()
     print(verify.report(proof, hello))
     proof.save(out)
@@ -173,13 +172,43 @@ for command in (
 def watch(
     config: ConfigOption = None,
     once: Annotated[bool, typer.Option("--once", help="Print one picture and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead, for scripts.")] = False,
     svg: Annotated[Path | None, typer.Option("--svg", help="Watch until --seconds are over, then save the fullest picture as SVG.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so long.")] = None,
 ) -> None:
     """Watch running generations live: one line a stream, scores as sparklines, verdicts in colour."""
     from monitor.commands.watch import watch as run
 
-    run(_config(config, None, None), once, svg, seconds)
+    run(_config(config, None, None), once, svg, seconds, as_json)
+
+
+@app.command()
+def tail(
+    ledger: Annotated[Path | None, typer.Argument(help="The ledger's folder; by default the configured one.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="Only this rule; may be given often, as those below.")] = None,
+    tenant: Annotated[list[str] | None, typer.Option(help="Only this tenant.")] = None,
+    served: Annotated[list[str] | None, typer.Option("--model", help="Only this model.")] = None,
+    action: Annotated[list[str] | None, typer.Option(help="Only verdicts with this action.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only records of this kind: verdict, failure, steer, reroute, tenant, command.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="armed or shadow.")] = "",
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="How many of the last ones.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", "-f", help="Go on with what comes, until Ctrl-C.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for scripts.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Print what rules say and what is done about it, as it is recorded, with the tenant and the model."""
+    from monitor.commands.tail import KINDS, Wanted
+    from monitor.commands.tail import tail as run
+
+    unknown = [each for each in kind or () if each not in KINDS]
+    if unknown or mode not in ("", "armed", "shadow"):
+        raise BarographError(
+            f"'{unknown[0] if unknown else mode}' is unknown; supported are {', '.join(KINDS) if unknown else 'armed, shadow'}"
+        )
+    wanted = Wanted(tuple(rule or ()), tuple(tenant or ()), tuple(served or ()), tuple(action or ()), mode, tuple(kind or KINDS))
+    run(ledger or _config(config, None, None).sidecar.ledger, wanted, count, follow, as_json)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monitor import models
+from monitor.commands.progress import Saying
 from monitor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,12 +58,7 @@ def _mendable() -> Iterator[None]:
         raise ConfigError(str(error)) from None
 
 
-def _say(text: str) -> None:
-    """A line on a terminal is written over by the next when both count something."""
-    counting = text.startswith(("read ", "wrote ", "calibrating", "long context"))
-    if counting and not sys.stderr.isatty():
-        return
-    print(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, end="" if counting else "\n", flush=True, file=sys.stderr)
+_say = Saying()
 
 
 def _reader(model: str, device: str = "auto", dtype: str = "auto", say: Say = _say, fast: bool = False) -> Reader:

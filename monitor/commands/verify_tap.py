@@ -171,9 +171,9 @@ class Verification:
             alone |= await tapped.chats([text], TOKENS, lambda _, i=i: f"alone-{i}")  # type: ignore[misc]
             bare |= await plain.chats([text], TOKENS, lambda _, i=i: f"alone-{i}")  # type: ignore[misc]
         together = await tapped.chats(PROMPTS, TOKENS, lambda i: f"together-{i}")
-        self.say("measuring the cost, side by side")
         timed = []
         for turn in range(2 * self.rounds + 1):
+            self.say(f"measuring the cost, side by side: {turn} of {2 * self.rounds} rounds")
             on = turn % 4 in (1, 0)
             replies = await (tapped if on else plain).chats(PROMPTS, TOKENS, lambda i, turn=turn: f"cost-{turn}-{i}")  # type: ignore[misc]
             if turn:  # the first is for warming up

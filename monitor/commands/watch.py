@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,12 @@ KEEP_S = 30.0  # how long a finished stream stays in view
 NOTE = "z values: standard deviations above the model's own neutral text. A quiet probe is no proof of calm."
 
 
-def watch(config: Config, once: bool, svg: Path | None, seconds: float | None) -> None:
+def watch(config: Config, once: bool, svg: Path | None, seconds: float | None, as_json: bool = False) -> None:
     """Show the live view until Ctrl-C. With `svg`, save the picture that held the most. Raises BarographError."""
     url = f"http://{host(config.sidecar.admin)}/watch"
+    if as_json:
+        _print(url, once, seconds)
+        return
     view = View()
     console = Console()
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -47,6 +51,14 @@ def watch(config: Config, once: bool, svg: Path | None, seconds: float | None) -
     if svg is not None and fullest[1] is not None:
         save_svg(fullest[1], svg)
         console.print(f"saved {svg}")
+
+
+def _print(url: str, once: bool, seconds: float | None) -> None:
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    for snapshot in snapshots(url):
+        print(json.dumps(snapshot, separators=(",", ":")), flush=True)
+        if once or time.monotonic() >= deadline:
+            return
 
 
 def snapshots(url: str) -> Iterator[dict[str, Any]]:

@@ -6,12 +6,17 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 
-from monitor.audit.recordings import RecordingError, recordings, write_parquet
+from monitor.audit.levels import Level, Levels
+from monitor.audit.recordings import ABOUT, RecordingError, recordings, table, write_parquet
+from probes.bank import Bank
 from rules.replay import Recording
 from tests import ledgers
+from tests.monitor.pipeline.rig import Rig
 
 PROBES = ("a", "b")
 
@@ -76,3 +81,43 @@ def test_what_is_no_recording_is_said_to_be_none(tmp_path: Path) -> None:
         with pytest.raises(RecordingError, match=why) as caught:
             recordings(source, PROBES)
         assert "\n" not in str(caught.value)
+
+
+def test_a_table_in_one_call(tmp_path: Path) -> None:
+    """From each place the same: a row a token, a column a probe."""
+    drawn = np.random.default_rng(0).normal(size=(103, 2)).astype(np.float32)
+    wanted = [Recording("a", drawn[:70], np.arange(70.0), {"tenant": "acme"}), Recording("b", drawn[70:], np.arange(33.0))]
+    write_parquet(tmp_path / "s.parquet", wanted, PROBES)
+    found = table(str(tmp_path / "s.parquet"))
+    assert found.column_names == ["stream", "position", "time", "conversation", *ABOUT, *(f"score.{probe}" for probe in PROBES)]
+    assert found.num_rows == 103
+    frame = found.to_pandas()
+    assert frame[frame.stream == "a"].tenant.unique().tolist() == ["acme"]
+    for each in wanted:
+        rows = frame[frame.stream == each.stream].sort_values("position")
+        assert np.array_equal(rows[[f"score.{probe}" for probe in PROBES]].to_numpy(), each.scores)
+    assert table(str(tmp_path / "s.parquet"), PROBES[:1]).column_names[-1] == f"score.{PROBES[0]}"
+
+
+def test_a_table_of_nothing_is_told(tmp_path: Path) -> None:
+    empty = ledgers.ledger(tmp_path / "ledger")
+    empty.append("heartbeat")
+    assert empty.flush()
+    with pytest.raises(RecordingError, match=r"audit\.level: scores"):
+        table(str(empty.path))
+
+
+def test_the_notebook_runs(tmp_path: Path, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cell, in a kernel of its own, on a recorded ledger; it draws what rose most."""
+    rig = Rig(bank, tmp_path / "ledger", levels=Levels(Level.SCORES))
+    for position in range(70):
+        rig.frame([(0, position, position / 16), (1, position, 0.0)], begins=[(0, "r", 0), (1, "s", 0)] if position == 0 else (), ends=[(0, 70), (1, 70)] if position == 69 else ())  # fmt: skip
+    assert rig.ledger.flush()
+    monkeypatch.setenv("BAROGRAPH_RECORDING", str(rig.ledger.path))
+    monkeypatch.setenv("BAROGRAPH_PROBE", "panic")
+    notebook = nbformat.read(Path(__file__).parents[3] / "examples" / "session.ipynb", 4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # it is kept without what somebody's run printed
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(Path(__file__).parents[3])}}).execute()
+    shown = [each["data"] for cell in notebook.cells if cell.cell_type == "code" for each in cell.outputs if "data" in each]
+    assert "<table" in shown[0]["text/html"]
+    assert any("image/png" in each for each in shown)
