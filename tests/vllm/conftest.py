@@ -15,6 +15,7 @@ import yaml
 
 from monitor.engine.vllm_process import START_S, Reply, VllmProcess
 from monitor.tap.recorder import Key
+from tests.otlp import Came, receiver
 from tests.stack import free_port
 
 # Little room on purpose: prompts come in chunks, and requests are preempted and come back.
@@ -64,7 +65,18 @@ def untapped(tmp_path_factory: pytest.TempPathFactory, runtime: Path, environmen
 
 
 @pytest.fixture(scope="session")
-def tapped(tmp_path_factory: pytest.TempPathFactory, runtime: Path, environment: dict[str, str], untapped: object) -> Iterator[VllmProcess]:
+def came() -> Iterator[Came]:
+    """What vLLM tells of its requests, as spans."""
+    with receiver() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def tapped(
+    tmp_path_factory: pytest.TempPathFactory, runtime: Path, environment: dict[str, str], came: Came, untapped: object
+) -> Iterator[VllmProcess]:
     """vLLM with the compiled tap. What listens at `runtime / "tap.sock"` is the test's to say; the tap comes back to it."""
-    with configured(tmp_path_factory.mktemp("tapped"), runtime / "tap.sock", environment) as server:
+    spans = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
+    more = ("--otlp-traces-endpoint", f"{came.address}/v1/traces")
+    with configured(tmp_path_factory.mktemp("tapped"), runtime / "tap.sock", {**environment, **spans}, *more) as server:
         yield server

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from monitor.engine.vllm_process import VllmProcess
+from tests.otlp import Came, attributes
 from tests.stack import MODEL, Stack, eventually
 from tests.vllm.conftest import fifty
 
@@ -39,7 +40,7 @@ rules:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, tapped: VllmProcess, runtime: Path) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, tapped: VllmProcess, runtime: Path, came: Came) -> Iterator[Stack]:
     settings = {
         "socket": str(runtime / "tap.sock"),
         "gateway": {
@@ -47,7 +48,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tapped: VllmProcess, runtime
             "tenant_header": "x-tenant",
             "targets": {"again": {"upstream": tapped.url("")}},
         },
-        "sidecar": {"on_stale_thresholds": "armed"},
+        "sidecar": {"on_stale_thresholds": "armed", "otel": {"endpoint": came.address}},
     }
     with Stack(tmp_path_factory.mktemp("stack"), settings, rules=RULES, engine=False) as running:
         eventually(lambda: httpx.get(running.admin("/health")).status_code == 200, "the tap has come")
@@ -60,6 +61,18 @@ def test_a_rule_halts_vllm_at_its_token(stack: Stack) -> None:
     (verdict,) = [each for each in stack.ledger("verdict") if each["rule"] == "always"]
     assert verdict["position"] == 3
     assert stack.metric("barograph_taps_stale") == 1  # calibrated on another engine
+
+
+def test_vllms_own_span_is_part_of_the_clients_trace(stack: Stack, came: Came) -> None:
+    """Client, gateway, engine: one trace, each below the one before."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert stack.chat(headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "x-tenant": "free"}, max_tokens=4).status_code == 200
+    eventually(lambda: len([span for span in came.spans if span.trace_id.hex() == trace]) >= 2, "both have told of it", 60)
+    spans = {span.span_id.hex(): span for span in came.spans if span.trace_id.hex() == trace}
+    ours = next(span for span in spans.values() if span.name.startswith("chat "))
+    assert ours.parent_span_id.hex() == "00f067aa0ba902b7"
+    below = [span for span in spans.values() if span.parent_span_id == ours.span_id]
+    assert any(attributes(span.attributes).get("gen_ai.usage.completion_tokens") == 4 for span in below), [span.name for span in below]
 
 
 def test_vllm_goes_on_from_what_has_left_and_is_judged_there(stack: Stack, tapped: VllmProcess) -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.exposition import choose_encoder
 
 from monitor.config import OtelConfig
 from monitor.sinks import otel
 from monitor.sinks.otel import Tracing
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Stage, chunk, usage
+from tests.otlp import attributes, receiver
 from tests.stack import free_port
 
 CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -26,42 +22,6 @@ CLIENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 def openmetrics(scene: Scene) -> str:
     encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
     return encode(scene.rig.pipeline.metrics.registry).decode()
-
-
-@contextmanager
-def collector(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
-    """Its address, and the spans that came."""
-    spans: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            assert self.path == "/v1/traces"
-            if status == 200:
-                request = ExportTraceServiceRequest.FromString(body)
-                spans.extend(span for each in request.resource_spans for scope in each.scope_spans for span in scope.spans)
-            self.send_response(status)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", spans
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def said(values: Any) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        kind = value.WhichOneof("value")
-        return [plain(each) for each in value.array_value.values] if kind == "array_value" else getattr(value, kind)
-
-    return {each.key: plain(each.value) for each in values}
 
 
 def reply(*scores: float) -> Any:
@@ -93,17 +53,17 @@ def traced(stage: Stage, address: str, script: Any, headers: dict[str, str], **b
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_generation_is_a_span_of_the_clients_trace(stage: Stage, stream: bool) -> None:
-    with collector() as (address, spans):
+    with receiver() as came:
         answer, engine, counts = traced(
-            stage, address, reply(0.0, 1.0, 0.5), {"traceparent": CLIENT, "x-request-id": "mine"}, stream=stream
+            stage, came.address, reply(0.0, 1.0, 0.5), {"traceparent": CLIENT, "x-request-id": "mine"}, stream=stream
         )
-        (span,) = spans
+        (span,) = came.spans
     assert answer.status_code == 200
     assert span.trace_id.hex() == CLIENT.split("-")[1]
     assert span.parent_span_id.hex() == CLIENT.split("-")[2]
     assert engine == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"  # the engine's own spans hang below ours
     assert span.name == "chat m"
-    about = said(span.attributes)
+    about = attributes(span.attributes)
     assert {name: about[name] for name in (otel.OPERATION, otel.MODEL, otel.OUTPUT, otel.REASONS, "barograph.judged", "barograph.outcome")} == {
         otel.OPERATION: "chat", otel.MODEL: "m", otel.OUTPUT: 3, otel.REASONS: ["stop"], "barograph.judged": "judged", "barograph.outcome": "ended",
     }  # fmt: skip
@@ -115,14 +75,14 @@ def test_a_generation_is_a_span_of_the_clients_trace(stage: Stage, stream: bool)
 
 
 def test_verdicts_are_events(stage: Stage) -> None:
-    with collector() as (address, spans):
-        answer, _, _ = traced(stage, address, reply(0.0, 9.0, 9.0), {})
-        (span,) = spans
+    with receiver() as came:
+        answer, _, _ = traced(stage, came.address, reply(0.0, 9.0, 9.0), {})
+        (span,) = came.spans
     assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
-    assert said(span.attributes)[otel.REASONS] == ["content_filter"]
-    event = next(each for each in span.events if said(each.attributes)[otel.LABEL] == "halt")
+    assert attributes(span.attributes)[otel.REASONS] == ["content_filter"]
+    event = next(each for each in span.events if attributes(each.attributes)[otel.LABEL] == "halt")
     assert event.name == "gen_ai.evaluation.result"
-    about = said(event.attributes)
+    about = attributes(event.attributes)
     assert (about[otel.RULE], about[otel.VALUE], about["barograph.position"], about["barograph.mode"]) == ("high", 9.0, 1, "armed")
     assert not span.parent_span_id
 
@@ -132,11 +92,11 @@ def test_an_engine_that_fails_is_an_error(stage: Stage) -> None:
         exchange.start()
         exchange.send(b"data: nonsense\n\n")
 
-    with collector() as (address, spans):
-        answer, _, _ = traced(stage, address, broken, {}, stream=False)
-        (span,) = spans
+    with receiver() as came:
+        answer, _, _ = traced(stage, came.address, broken, {}, stream=False)
+        (span,) = came.spans
     assert answer.status_code == 502
-    assert said(span.attributes)["error.type"] == "upstream_error"
+    assert attributes(span.attributes)["error.type"] == "upstream_error"
     assert span.status.code == 2
 
 
@@ -145,8 +105,8 @@ def test_a_collector_that_is_away_or_refuses_costs_spans_and_nothing_else(stage:
     if status is None:
         answer, engine, counts = traced(stage, f"http://127.0.0.1:{free_port()}", reply(0.0, 1.0), {"traceparent": CLIENT})
     else:
-        with collector(status) as (address, _):
-            answer, engine, counts = traced(stage, address, reply(0.0, 1.0), {"traceparent": CLIENT})
+        with receiver(status) as came:
+            answer, engine, counts = traced(stage, came.address, reply(0.0, 1.0), {"traceparent": CLIENT})
     assert answer.status_code == 200
     assert engine.startswith("00-0af7651916cd43dd8448eb211c80319c-")
     assert counts == [0, 1]
@@ -154,9 +114,9 @@ def test_a_collector_that_is_away_or_refuses_costs_spans_and_nothing_else(stage:
 
 @pytest.mark.parametrize("given", ["nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "ff" + CLIENT[2:], CLIENT + "-more", ""])
 def test_a_trace_that_makes_no_sense_begins_anew(stage: Stage, given: str) -> None:
-    with collector() as (address, spans):
-        answer, engine, _ = traced(stage, address, reply(0.0, 1.0), {"traceparent": given})
-        (span,) = spans
+    with receiver() as came:
+        answer, engine, _ = traced(stage, came.address, reply(0.0, 1.0), {"traceparent": given})
+        (span,) = came.spans
     assert answer.status_code == 200
     assert span.trace_id.hex() != CLIENT.split("-")[1]
     assert engine.rpartition("-")[0] == f"00-{span.trace_id.hex()}-{span.span_id.hex()}"
