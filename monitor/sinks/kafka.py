@@ -31,6 +31,7 @@ from monitor.audit.reader import Reader
 from monitor.config import KafkaConfig
 from monitor.sinks.cursor import Cursor
 from monitor.sinks.prometheus import Metrics
+from monitor.sinks.reasons import REASONS
 from monitor.sinks.topics import connection
 from monitor.sinks.trouble import Trouble
 from probes.files import read_plain
@@ -106,7 +107,7 @@ class KafkaPublisher:
                     reader.close()
                     reader = None  # what it took is taken once more
                 self._metrics.publish_errors.inc()
-                self.trouble.is_that(f"{type(error).__name__}: {error}; nothing is lost, it is tried again")
+                self.trouble.is_that(f"{REASONS.of(error)}; nothing is lost, it is tried again")
                 _let_go(producer, ACK_S + 5)  # until what it holds has arrived or expired: that must not come behind what is sent again
                 producer = None
                 if self._stop.wait(RETRY_S):
