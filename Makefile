@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 TLOG := .venv-tlog
 STREAMS := .venv-streams
 
-.PHONY: run test test-vllm smoke lint types bench bench-vllm wheel format doctor clean
+.PHONY: run test test-vllm test-kafka test-otel smoke lint types bench bench-vllm wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
@@ -17,6 +17,12 @@ test: $(STAMP) $(TLOG)/.ready $(STREAMS)/.ready  ## the whole test suite, on rea
 
 test-vllm: $(VLLM)/.ready  ## the tap on a real vLLM server, in an environment of its own (about 4 GB)
 	$(VLLM)/bin/python -m pytest tests/vllm
+
+test-kafka: $(STAMP)  ## the publisher on a real Apache Kafka; needs Java 17 and Maven
+	$(BIN)/pytest tests/kafka
+
+test-otel: $(STAMP)  ## spans through a real collector to a real Jaeger; needs Go, which builds both once, in minutes
+	$(BIN)/pytest tests/otel
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

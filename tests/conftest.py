@@ -18,6 +18,13 @@ from tests.stack import Stack
 
 # These run beside vLLM only, in an environment of their own: make test-vllm.
 collect_ignore = [] if find_spec("vllm") else ["vllm"]
+# These need Java or Go, and run when they are asked for by name: make test-kafka, make test-otel.
+APART = [Path(__file__).parent / name for name in ("kafka", "otel")]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    return True if collection_path in APART and not any(path.is_relative_to(collection_path) for path in asked) else None
 
 
 # A busy machine makes examples slowly, and that says nothing about the code.

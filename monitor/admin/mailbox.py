@@ -21,6 +21,7 @@ from monitor.admin.commander import Commander
 from monitor.config import CommandsConfig, KafkaConfig
 from monitor.http import jsons
 from monitor.sinks.prometheus import Metrics
+from monitor.sinks.reasons import REASONS
 from monitor.sinks.topics import connection
 from monitor.sinks.trouble import Trouble
 
@@ -115,7 +116,7 @@ class Mailbox:
                 self._read(consumer)
             except (KafkaError, OSError, AssertionError, ValueError) as error:
                 self._metrics.command_errors.inc()
-                self.trouble.is_that(f"{type(error).__name__}: {error}; it is tried again")
+                self.trouble.is_that(f"{REASONS.of(error)}; it is tried again")
                 self._stop.wait(RETRY_S)
             finally:
                 if consumer is not None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -75,9 +78,11 @@ class Tracing:
 
             def __init__(self, inner: SpanExporter) -> None:
                 self._inner = inner
+                self.over = math.inf  # after that nothing is tried any more
 
             def export(self, spans: Any) -> SpanExportResult:
-                result = self._inner.export(spans)
+                room.release(len(spans))
+                result = self._inner.export(spans) if time.monotonic() < self.over else SpanExportResult.FAILURE
                 failed = result is not SpanExportResult.SUCCESS
                 (metrics.spans_lost if failed else metrics.spans).inc(len(spans))
                 trouble.is_that("spans are lost") if failed else trouble.is_over()
@@ -89,14 +94,25 @@ class Tracing:
             def force_flush(self, timeout_millis: int = 30_000) -> bool:
                 return self._inner.force_flush(timeout_millis)
 
+        class Bounded(BatchSpanProcessor):
+            """The queue, which drops what is too much without a word; so nothing gets there that has no room."""
+
+            def on_end(self, span: Any) -> None:
+                if not span.context.trace_flags.sampled:
+                    return
+                if room.acquire(blocking=False):
+                    super().on_end(span)
+                else:
+                    metrics.spans_lost.inc()
+
+        room = threading.Semaphore(QUEUE)
         trouble = Trouble(metrics, "otel", log, config.endpoint)
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it says each failure; we say when it begins and ends
         exporter = OTLPSpanExporter(endpoint=f"{config.endpoint.rstrip('/')}/v1/traces", timeout=config.timeout_s)
+        self._exporter, self._timeout_s = Counted(exporter), config.timeout_s
         resource = Resource.create({"service.name": config.service, "service.version": __version__})
         self._provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(config.sample)), shutdown_on_exit=False)
-        self._provider.add_span_processor(
-            BatchSpanProcessor(Counted(exporter), QUEUE, EVERY_MS, BATCH, export_timeout_millis=1000 * config.timeout_s)
-        )
+        self._provider.add_span_processor(Bounded(self._exporter, QUEUE, EVERY_MS, BATCH, export_timeout_millis=1000 * config.timeout_s))
         self._tracer = self._provider.get_tracer("barograph", __version__)
         self._context = TraceContextTextMapPropagator()
 
@@ -115,7 +131,8 @@ class Tracing:
         return Trace(span, passed)
 
     def close(self) -> None:
-        """Send what waits, within the timeout of one export."""
+        """Send what waits. A collector that hangs gets the timeout of one export more, beside the one that is under way."""
+        self._exporter.over = time.monotonic() + self._timeout_s
         self._provider.shutdown()
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from monitor.config import KafkaConfig, ScoresConfig
 from monitor.sinks.prometheus import Metrics
+from monitor.sinks.reasons import REASONS
 from monitor.sinks.topics import connection
 from monitor.sinks.trouble import Trouble
 
@@ -121,7 +122,7 @@ class ScoreFeed:
                 producer = producer or self._connect()
                 self._flush(producer)
             except Exception as error:  # whatever it was: a thread that died would be silence
-                self.trouble.is_that(f"{type(error).__name__}: {error}")
+                self.trouble.is_that(REASONS.of(error))
                 self._metrics.publish_errors.inc()
                 self._drop_all()
                 self._stop.wait(RETRY_S)
@@ -179,7 +180,7 @@ class ScoreFeed:
         def failed(error: BaseException) -> None:
             self._answered()
             self._metrics.scores_dropped.inc(tokens)
-            self.trouble.is_that(f"{type(error).__name__}: {error}")
+            self.trouble.is_that(REASONS.of(error))
 
         future = producer.send(
             self._scores.topic, value=message, key=key.encode(), headers=[(each, value.encode()) for each, value in headers.items()]

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from monitor.config import KafkaConfig
 from monitor.errors import BarographError
+from monitor.sinks.reasons import REASONS
 
 PASSWORD, KEY_PASSWORD = "BAROGRAPH_KAFKA_PASSWORD", "BAROGRAPH_KAFKA_KEY_PASSWORD"
 DAY_MS = 24 * 3600 * 1000
@@ -78,7 +79,7 @@ def create(config: KafkaConfig, partitions: int, replicas: int) -> dict[str, str
             admin.close()
     except (KafkaError, OSError, ValueError) as error:
         done = f"; made before that: {', '.join(name for name, how in found.items() if how == 'made')}" if "made" in found.values() else ""
-        raise TopicError(f"kafka {config.bootstrap}: {type(error).__name__}: {error}{done}") from None
+        raise TopicError(f"kafka {config.bootstrap}: {REASONS.of(error)}{done}") from None
     return found
 
 
