@@ -127,7 +127,6 @@ async def run(config: Config) -> None:
         tasks.keep("witnesses", lambda: _witness(ledger, witnesses, metrics))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it says each failure; the sinks say when a trouble begins and ends
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: tasks.once("reload", lambda: _reload(rulebook)))
     if config.sidecar.canary_every_s is not None:
         tasks.keep("canaries", lambda: canary.watch(config, bank, metrics))

@@ -89,7 +89,8 @@ class KafkaPublisher:
         """Send what is left, for at most `timeout` seconds; the rest goes out after the next start."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         producer: Any = None

@@ -88,7 +88,8 @@ class ScoreFeed:
     def close(self, timeout: float = 5.0) -> None:
         """Send what has gathered, for at most `timeout` seconds."""
         self._stop.set()
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     def follow(self, judged: Judged) -> None:
         """In the way of every frame, so nothing is made here: arrays are kept as they are."""
