@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -17,6 +16,7 @@ from monitor.admin.access import Access
 from monitor.admin.commander import Commander
 from monitor.admin.commands import command_routes
 from monitor.admin.custodian import custody_routes
+from monitor.admin.exposition import Exposition
 from monitor.admin.guard import Guard, is_loopback
 from monitor.admin.health import health_of
 from monitor.admin.live import Views
@@ -28,6 +28,8 @@ from monitor.gateway.gateway import Gateway
 from monitor.http.responses import EventStream
 from monitor.pipeline.receiver import Receiver
 from monitor.pipeline.rulebook import Rulebook
+
+MAX_ACCEPT = 1000  # characters of a header that is read
 
 
 def admin_app(
@@ -48,14 +50,15 @@ def admin_app(
         return JSONResponse({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
+        text, content_type = await exposition.text(request.headers.get("accept", "")[:MAX_ACCEPT])
+        return Response(text, headers={"content-type": content_type})
 
     async def watch(request: Request) -> Response:
         if views.full:
             return JSONResponse({"error": f"too many look on already; expected at most {live_view.MAX_VIEWS}"}, 503)
         return EventStream(views.snapshots())
 
+    exposition = Exposition(registry)
     views = Views(pipeline)
     hosts = (*config.admin_hosts, config.admin[0])
     return Starlette(

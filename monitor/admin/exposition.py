@@ -1,0 +1,46 @@
+"""What Prometheus gets. A scrape must not make a token wait: of many at once one is answered by work, the others by its result."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+
+FRESH_S = 0.25  # for so long a scrape is answered by the last one's result
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # when each series began: as many series again, which nobody asks for
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Families as they were at one moment: all that an encoder asks of a registry."""
+
+    families: list[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
+
+
+class Exposition:
+    """Reads the metrics on the event loop, where what they count is changed, and writes them in a thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._last: dict[str, tuple[float, bytes]] = {}  # by content type
+        self._one = asyncio.Lock()
+
+    async def text(self, accept: str) -> tuple[bytes, str]:
+        """The text, and its content type. `accept`: what the server asks for."""
+        encode, kind = choose_encoder(accept)
+        async with self._one:
+            made, text = self._last.get(kind, (0.0, b""))
+            if not text or time.monotonic() - made > FRESH_S:
+                taken = _Taken(list(self._registry.collect()))
+                text = await asyncio.to_thread(encode, taken)
+                self._last[kind] = (time.monotonic(), text)
+        return text, kind

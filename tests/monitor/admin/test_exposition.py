@@ -1,0 +1,90 @@
+"""Scrapes: many at once, in both formats, while what is counted goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitor.admin import exposition as module
+from monitor.admin.exposition import Exposition
+
+OPEN = "application/openmetrics-text; version=1.0.0"
+
+
+class Counting(CollectorRegistry):
+    """How often it is read."""
+
+    times = 0
+
+    def collect(self) -> Iterator[Metric]:
+        self.times += 1
+        return super().collect()
+
+
+def registry(series: int = 1) -> tuple[Counting, Counter]:
+    made = Counting()
+    counter = Counter("things", "Things.", ["name"], registry=made)
+    for number in range(series):
+        counter.labels(str(number)).inc(number)
+    return made, counter
+
+
+def test_fifty_at_once_are_read_once() -> None:
+    made, _ = registry()
+
+    async def scrape() -> list[tuple[bytes, str]]:
+        exposition = Exposition(made)
+        return await asyncio.gather(*(exposition.text("") for _ in range(50)))
+
+    answers = asyncio.run(scrape())
+    assert made.times == 1
+    assert len(set(answers)) == 1
+
+
+def test_each_format_is_its_own_and_a_later_scrape_is_fresh() -> None:
+    made, counter = registry()
+
+    async def scrape() -> list[str]:
+        exposition = Exposition(made)
+        found = [await exposition.text(""), await exposition.text(OPEN)]
+        counter.labels("0").inc(7)
+        await asyncio.sleep(module.FRESH_S + 0.05)
+        found.append(await exposition.text(""))
+        assert [kind.split(";")[0] for _, kind in found] == ["text/plain", "application/openmetrics-text", "text/plain"]
+        return [text.decode() for text, _ in found]
+
+    plain, opened, later = asyncio.run(scrape())
+    assert opened.endswith("# EOF\n")
+    values = [sample.value for text in (plain, later) for family in text_string_to_metric_families(text) for sample in family.samples]
+    assert values == [0.0, 7.0]
+    assert "_created" not in plain + opened
+
+
+def test_others_go_on_while_a_large_one_is_written() -> None:
+    """The longest time in which nothing else ran is a small part of what the writing takes."""
+    made, _ = registry(40_000)
+
+    async def scrape() -> tuple[float, float]:
+        exposition, longest, last = Exposition(made), 0.0, time.perf_counter()
+
+        async def others() -> None:
+            nonlocal longest, last
+            while True:
+                await asyncio.sleep(0)
+                now = time.perf_counter()
+                longest, last = max(longest, now - last), now
+
+        beside = asyncio.create_task(others())
+        started = time.perf_counter()
+        await exposition.text("")
+        took = time.perf_counter() - started
+        beside.cancel()
+        return longest, took
+
+    longest, took = min(asyncio.run(scrape()) for _ in range(3))
+    assert longest < 0.6 * took
