@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
+from monitor.sinks import protobuf
+
 FRESH_S = 0.25  # for so long a scrape is answered by the last one's result
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when each series began: as many series again, which nobody asks for
@@ -26,6 +28,10 @@ class _Taken:
         return self.families
 
 
+def _binary(taken: _Taken) -> bytes:
+    return protobuf.encode(taken.families)
+
+
 class Exposition:
     """Reads the metrics on the event loop, where what they count is changed, and writes them in a thread."""
 
@@ -36,7 +42,7 @@ class Exposition:
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """The text, and its content type. `accept`: what the server asks for."""
-        encode, kind = choose_encoder(accept)
+        encode, kind = (_binary, protobuf.CONTENT_TYPE) if protobuf.asked_for(accept) else choose_encoder(accept)
         async with self._one:
             made, text = self._last.get(kind, (0.0, b""))
             if not text or time.monotonic() - made > FRESH_S:

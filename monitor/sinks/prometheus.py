@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from monitor import __version__
+from monitor.sinks.histogram import ScoreHistogram
 from probes.drift import Drift
 
 MAX_MODELS = 16  # that are named in metrics; what taps call themselves must not make series without end
@@ -22,40 +21,6 @@ ACTING = ("throttle", "steer", "reroute", "halt")  # actions that do something t
 
 DELAYS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1)  # seconds
 MAX_LAG_S = 3600.0  # what a tap says of its clock beyond that says nothing
-BUCKETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-
-
-class ScoreHistogram(Collector):
-    """Scores by probe and model. Filled from whole frames, because `Histogram.observe` takes one number at a time."""
-
-    def __init__(self, probes: tuple[str, ...]) -> None:
-        self._probes = probes
-        self._width = len(BUCKETS) + 2  # the last is of what is not finite, and told to nobody
-        self._bounds = np.array(BUCKETS, np.float32)
-        self._first = np.arange(len(probes)) * self._width  # of a probe's buckets, all in one row
-        self._counts: dict[str, NDArray[np.int64]] = {}
-
-    def observe(self, scores: NDArray[np.float32], model: str) -> None:
-        """Scores [n, k]; what is not finite is left out (it is counted elsewhere). `model`: one of a few names."""
-        places = np.searchsorted(self._bounds, scores.ravel()).reshape(scores.shape)
-        if not (finite := np.isfinite(scores)).all():
-            places[~finite] = len(BUCKETS) + 1
-        places += self._first
-        size = len(self._probes) * self._width
-        if model not in self._counts:
-            self._counts[model] = np.zeros(size, np.int64)
-        self._counts[model] += np.bincount(places.ravel(), minlength=size)
-
-    def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(
-            "barograph_score", "Scores of judged tokens, in standard deviations above neutral text", labels=["probe", "model"]
-        )
-        bounds = [*map(str, BUCKETS), "+Inf"]
-        for model, counts in list(self._counts.items()):
-            for probe, row in zip(self._probes, counts.reshape(-1, self._width)[:, :-1].cumsum(axis=1), strict=True):
-                places = list(zip(bounds, map(float, row), strict=True))
-                family.add_metric([probe, model], places, None)  # scores may be negative, so no sum is told
-        yield family
 
 
 class DriftGauges(Collector):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 
 from deploy import dashboards
 from monitor.pipeline.rulefiles import packs
+from tests.load import Load
 from tests.stack import ADMIN_TOKEN, Stack, eventually, free_port
 
 pytestmark = pytest.mark.skipif(
@@ -131,7 +132,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 @contextmanager
-def scraping(folder: Path, admin: int, rules: Path, alertmanager: int | None = None) -> Iterator[str]:
+def scraping(folder: Path, admin: int, rules: Path, alertmanager: int | None = None, features: str = "exemplar-storage") -> Iterator[str]:
     """A Prometheus that scrapes the sidecar every second and evaluates `rules`. Gives its address."""
     port = free_port()
     told = [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}] if alertmanager is not None else []
@@ -143,7 +144,7 @@ def scraping(folder: Path, admin: int, rules: Path, alertmanager: int | None = N
     }))  # fmt: skip
     command = [
         "prometheus", f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'prometheus'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage",
+        f"--web.listen-address=127.0.0.1:{port}", f"--enable-feature={features}",
     ]  # fmt: skip
     with running(command, folder / "prometheus.log"):
         yield f"http://127.0.0.1:{port}"
@@ -163,6 +164,40 @@ def watched(folder: Path, admin: int, rules: Path, receiver: dict[str, Any]) -> 
     ]  # fmt: skip
     with running(command, folder / "alertmanager.log"), scraping(folder, admin, rules, port) as prometheus:
         yield prometheus
+
+
+def test_a_server_that_asks_gets_native_histograms(tmp_path: Path) -> None:
+    """Its quantiles of the scores are those of the classic form, which another server gets, within a bucket's width."""
+    (tmp_path / "none.yaml").write_text("groups: []")
+    places = {name: tmp_path / name for name in ("native-histograms", "exemplar-storage")}
+    for place in places.values():
+        place.mkdir()
+    with Stack(tmp_path, engine=False) as stack, Load(stack), ExitStack() as servers:
+        found = {}
+        for feature, place in places.items():
+            server = servers.enter_context(scraping(place, stack.ports["admin"], tmp_path / "none.yaml", features=feature))
+            found[feature] = server
+        native, classic = found["native-histograms"], found["exemplar-storage"]
+        eventually(
+            lambda: asks(classic, "count_over_time(barograph_tokens_judged_total[1m]) > 15"), "both have scraped for long enough", 90
+        )
+        eventually(lambda: asks(native, "histogram_count(sum(rate(barograph_score[30s]))) > 0"), "there are native histograms", 30)
+        assert not asks(native, "barograph_score_bucket")  # it keeps one form
+        assert asks(native, "barograph_gateway_hold_seconds_bucket")  # which has no native form
+        for query in ("0.5", "0.9", "0.99"):
+            one = value(native, f'histogram_quantile({query}, sum by (probe) (rate(barograph_score{{probe="panic"}}[30s])))')
+            two = value(classic, f'histogram_quantile({query}, sum by (le) (rate(barograph_score_bucket{{probe="panic"}}[30s])))')
+            assert abs(one - two) < 1.0
+        average = value(
+            native, 'histogram_sum(rate(barograph_score{probe="panic"}[30s])) / histogram_count(rate(barograph_score{probe="panic"}[30s]))'
+        )
+        assert -3 < average < 3
+
+
+def value(prometheus: str, query: str) -> float:
+    answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()
+    assert answer["status"] == "success", answer
+    return float(answer["data"]["result"][0]["value"][1])
 
 
 def asks(prometheus: str, query: str) -> bool:

@@ -6,35 +6,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from prometheus_client import CollectorRegistry
 
 from deploy import metrics as page
 from monitor import wire
 from monitor.audit.levels import Level, Levels
-from monitor.sinks.prometheus import BUCKETS, Metrics, ScoreHistogram
+from monitor.sinks.prometheus import Metrics
 from probes.bank import Bank
 from probes.drift import Drift
 from tests.monitor.pipeline.rig import Rig
-
-EDGES = [*BUCKETS, *(float(np.nextafter(np.float32(edge), np.float32(99))) for edge in BUCKETS), float("nan"), float("inf"), float("-inf")]
-
-
-@given(arrays.arrays(np.float32, st.tuples(st.integers(0, 20), st.just(3)), elements=st.sampled_from(EDGES) | st.floats(-20, 20, width=32)))
-def test_a_frame_is_counted_as_each_score_alone_would_be(scores: np.ndarray) -> None:
-    histogram = ScoreHistogram(("a", "b", "c"))
-    histogram.observe(scores, "m")
-    histogram.observe(scores, "m")
-    (family,) = histogram.collect()
-    assert {sample.labels["model"] for sample in family.samples} == {"m"}
-    found = {(sample.labels["probe"], sample.labels["le"]): sample.value for sample in family.samples}
-    for probe, column in zip("abc", scores.T.astype(float), strict=True):
-        finite = column[np.isfinite(column)]
-        for edge in BUCKETS:
-            assert found[probe, str(edge)] == 2 * (finite <= edge).sum()
-        assert found[probe, "+Inf"] == 2 * len(finite)
 
 
 def test_what_a_tap_says_of_its_clock_is_believed_within_bounds(bank: Bank) -> None:

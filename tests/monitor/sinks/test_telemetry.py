@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from monitor.config import OtelConfig
-from monitor.sinks.prometheus import BUCKETS, Metrics
+from monitor.sinks.histogram import BUCKETS
+from monitor.sinks.prometheus import Metrics
 from monitor.sinks.telemetry import Telemetry
 from probes.bank import Bank
 from probes.drift import Drift
