@@ -301,3 +301,19 @@ def test_recorded_scores_come_back_from_a_topic(tmp_path: Path, bank: Bank) -> N
         assert (each.conversation, each.request["tenant"]) == ("k", "acme")
         assert len(each.times) == 150
     assert len(recordings(str(ledger.path), bank.names)) == 2
+
+
+def test_a_broker_that_is_away_is_one_line_one_metric_and_doctor_names_it(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with Stack(tmp_path, {"sidecar": {"kafka": {"bootstrap": address, "scores": {}}}}, engine=False) as stack:
+        assert stack.chat().status_code == 503  # a failure decision, for the topic of verdicts
+        eventually(lambda: stack.metric("barograph_kafka_errors_total") >= 4, "it was tried several times", 60)
+        assert stack.metric('barograph_sink_failing{sink="kafka"}') == 1
+        assert stack.metric("barograph_kafka_waiting") >= 1
+        command = [sys.executable, "-m", "monitor", "doctor", "--config", str(stack.config_path)]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        lines = [line for line in stack.log("sidecar").splitlines() if "kafka" in line.lower()]
+    assert f"sink kafka: kafka {address}: " in said
+    assert "ECONNREFUSED" in said
+    assert len([line for line in lines if "nothing is lost" in line]) == 1
+    assert len(lines) <= 4  # that one, one of the topic of scores, and what is said at the end

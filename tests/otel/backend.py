@@ -92,16 +92,20 @@ class Jaeger(Server):
 
 
 class Collector(Server):
-    """`endpoint` is what the sidecar is configured with."""
+    """`endpoint` is what the sidecar is configured with. Spans go to Jaeger, metrics and log lines to `behind`, the address of whoever takes them."""
 
-    def __init__(self, binary: Path, folder: Path, jaeger: Jaeger) -> None:
+    def __init__(self, binary: Path, folder: Path, jaeger: Jaeger, behind: str) -> None:
         address = f"{ADDRESS}:{free_port()}"
         self.endpoint = f"http://{address}"
         super().__init__(binary, folder, self.endpoint, {
             "receivers": {"otlp": {"protocols": {"http": {"endpoint": address}}}},
             "processors": {"batch": {"timeout": "100ms"}},
-            "exporters": {"otlp_http": {"endpoint": f"http://{jaeger.otlp}"}},
+            "exporters": {"otlp_http": {"endpoint": f"http://{jaeger.otlp}"}, "otlp_http/behind": {"endpoint": behind, "compression": "none"}},
             "service": {
-                "telemetry": QUIET, "pipelines": {"traces": {"receivers": ["otlp"], "processors": ["batch"], "exporters": ["otlp_http"]}},
+                "telemetry": QUIET,
+                "pipelines": {
+                    signal_: {"receivers": ["otlp"], "processors": ["batch"], "exporters": [exporter]}
+                    for signal_, exporter in (("traces", "otlp_http"), ("metrics", "otlp_http/behind"), ("logs", "otlp_http/behind"))
+                },
             },
         })  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from probes.bank import Bank
 from tests.monitor.gateway.scene import Stage
 from tests.otel.backend import Collector, Jaeger
+from tests.otlp import Came, receiver
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,9 +28,16 @@ def jaeger(binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-def collector(binaries: Path, tmp_path: Path, jaeger: Jaeger) -> Iterator[Collector]:
+def came() -> Iterator[Came]:
+    """What the collector passes on of metrics and log lines."""
+    with receiver() as found:
+        yield found
+
+
+@pytest.fixture
+def collector(binaries: Path, tmp_path: Path, jaeger: Jaeger, came: Came) -> Iterator[Collector]:
     """Not started."""
-    made = Collector(binaries / "otelcol", tmp_path, jaeger)
+    made = Collector(binaries / "otelcol", tmp_path, jaeger, came.address)
     yield made
     made.close()
 
