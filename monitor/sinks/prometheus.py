@@ -144,7 +144,9 @@ class Metrics:
         self.task_failures = counter("task_failures", "Background tasks of the sidecar that died; they are started again", ["task"])
         self.quiet = Gauge("barograph_canary_quiet", "1 when none of a probe's canaries raises it any more", ["probe"], registry=registry)
         self.canary_errors = counter("canary_errors", "Rounds of canaries that could not be sent")
-        self.follow_errors = counter("follow_errors", "Frames on which a follower of the scores failed: the page, or Kafka's topic of scores")
+        self.follow_errors = counter(
+            "follow_errors", "Frames on which a follower of the scores failed: the page, or Kafka's topic of scores"
+        )
         self.verdicts = counter("verdicts", "Rules that fired", ["rule", "action", "mode", "model", "tenant"])
         self.steers = counter(
             "steers", "Pushes of replies, by probe: asked, waits, refused, began; fell, else, withdrawn, ended", ["probe", "event"]
