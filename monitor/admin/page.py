@@ -31,7 +31,7 @@ from rules.trace import trace
 HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 MAX_DRAWN = 2  # pictures of streams that are made at one time: each takes time from the gateway
 # A comparison with a plain number, as far as it stands in a rule's own text.
-COMPARED = re.compile(r"\b([a-z_]\w*\.[a-z_]+(?:\([^()]*\))?)\s*(?:[<>]=?)\s*(-?\d+(?:\.\d+)?)\b")
+COMPARED = re.compile(r"\b([a-z_]\w*\.[a-z_]+(?:\([^()]*\))?)\s*([<>]=?)\s*(-?\d+(?:\.\d+)?)\b")
 
 
 class Page:
@@ -137,15 +137,15 @@ class Page:
 
 
 def lines(rule: Compiled) -> list[dict[str, Any]]:
-    """What a rule's signals are compared with: thresholds of the card, and numbers of its own text."""
+    """What a rule's signals are compared with: thresholds of the card, and numbers of its own text. `ends`: they end the firing."""
     found = []
-    for name, value in rule.thresholds.items():
-        signal, _, label = name.rpartition(" ")
-        found.append({"rule": rule.rule.rule, "signal": signal, "label": label, "value": value})
-    for text in filter(None, (rule.rule.when, rule.rule.until)):
-        for signal, number in COMPARED.findall(text):
-            found.append({"rule": rule.rule.rule, "signal": signal, "label": number, "value": float(number)})
-    return found
+    for part, text, ends in ((rule.when, rule.rule.when, False), (rule.until, rule.rule.until, True)):
+        for name, value in part.thresholds.items() if part is not None else ():
+            signal, _, label = name.rpartition(" ")
+            found.append({"signal": signal, "label": label, "value": value, "ends": ends})
+        for signal, sign, number in COMPARED.findall(text or ""):
+            found.append({"signal": signal, "label": f"{sign} {number}", "value": float(number), "ends": ends})
+    return [{"rule": rule.rule.rule, **line} for line in found]
 
 
 def _traced(signals: tuple[Signal, ...], names: tuple[str, ...], scores: Halves) -> dict[str, Any]:
