@@ -101,7 +101,7 @@ def told(fired: Fired) -> dict[str, Any]:
 def in_tenths(scores: NDArray[np.floating]) -> NDArray[np.int8]:
     """Scores in steps of 0.1 from -12.7 to 12.7; MISSING is one that is not a number."""
     wide = scores.astype(np.float32)
-    return np.where(np.isfinite(wide), np.clip(np.nan_to_num(wide) * TENTH, -127, 127).round(), MISSING).astype(np.int8)
+    return np.where(np.isfinite(wide), np.clip(np.nan_to_num(wide, posinf=0, neginf=0) * TENTH, -127, 127).round(), MISSING).astype(np.int8)
 
 
 def packed(scores: NDArray[np.floating]) -> str:

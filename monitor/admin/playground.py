@@ -12,7 +12,7 @@ from starlette.responses import Response
 from monitor.gateway.gateway import Gateway
 from monitor.gateway.judging import SCORES_HEADER
 from monitor.http import jsons, openai
-from monitor.http.openai import OpenAIError, bad
+from monitor.http.openai import OpenAIError, bad, overloaded
 from monitor.http.responses import EventStream
 from monitor.http.serving import host
 
@@ -37,9 +37,10 @@ class Playground:
         try:
             asked = _asked(await openai.read_json(request, MAX_BODY))
         except OpenAIError as error:
-            return error.response()
+            return error.response(error.headers)
         if self._running >= MAX_CHATS:
-            return OpenAIError(429, f"{MAX_CHATS} chats of pages are running; try again later", kind="rate_limit_error").response()
+            busy = overloaded(f"{MAX_CHATS} chats of pages are running")
+            return busy.response(busy.headers)
         return EventStream(self._events(asked))
 
     async def _events(self, asked: dict[str, Any]) -> AsyncGenerator[bytes]:

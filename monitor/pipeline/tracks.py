@@ -90,7 +90,9 @@ class Tracks:
         self._pipeline = pipeline
 
     def frame(self, batch: Batch) -> None:
-        """A frame was judged. Raises RuntimeError before `serve`."""
+        """A frame was judged. Before `serve` there is nothing to follow."""
+        if self._pipeline is None:
+            return
         table = self._table
         self._count(batch)
         for stream in batch.began:
