@@ -32,7 +32,7 @@ export class Incident {
       button("On", "One token on", () => this.seek(this.tokens.cursor + 1)), button("Verdict", "To the verdict", () => this.seek(this.verdict.position)), field("Speed", this.speed), this.where);
     this.body = make("div", { class: "stack" },
       make("section", { class: "panel stack", "aria-label": "Rule" }, this.facts),
-      make("section", { class: "panel stack", "aria-label": "Signals" }, this.plot.element, this.player, make("div", { class: "tools" }, field("Shade tokens by", this.probe)), this.tokens.element, this.readout.element));
+      make("section", { class: "panel stack", "aria-label": "Signals" }, make("h2", {}, "Token by token"), this.plot.element, this.player, make("div", { class: "tools" }, field("Shade tokens by", this.probe)), this.tokens.element, this.readout.element));
     this.element = make("div", {}, make("div", { class: "head" }, make("div", {}, this.heading, this.lead), make("a", { href: "#verdicts" }, "All verdicts")), this.body);
   }
 

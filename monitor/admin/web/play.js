@@ -95,7 +95,7 @@ class Turn {
     this.readout = new Readout();
     this.tokens = new Tokens({ label: "the reply", onmove: (at) => this.readout.show(this.picture, at), describe: (at) => Object.entries(this.picture.scores).map(([name, series]) => `${name} ${signed(series[at])}`).join(", ") });
     this.notes = make("div", { class: "stack" });
-    this.element = make("article", { class: "panel turn" }, make("p", { class: "said" }, prompt), this.tokens.element, this.notes, this.readout.element);
+    this.element = make("article", { class: "panel turn" }, make("h2", { class: "said" }, prompt), this.tokens.element, this.notes, this.readout.element);
   }
 
   take(chunk) {

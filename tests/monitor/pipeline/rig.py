@@ -43,7 +43,7 @@ class Rig:
                 SidecarConfig(**sidecar),
                 levels=levels,
                 followers=followers,
-            )  # fmt: skip
+            )
         )
         self.hello = wire.Hello(wire.VERSION, "s", 1, "e", "m", "d", bank.digest, list(bank.names), list(bank.layers))
         self.source = self.tap()
