@@ -29,10 +29,10 @@ export class Incident {
     this.where = make("span", { class: "num" });
     this.player = make("div", { class: "player", role: "group", "aria-label": "Replay" },
       button("First", "To the first token", () => this.seek(this.picture.first)), button("Back", "One token back", () => this.seek(this.tokens.cursor - 1)), this.toggle,
-      button("On", "One token on", () => this.seek(this.tokens.cursor + 1)), button("Verdict", "To the verdict", () => this.seek(this.verdict.position)), field("Speed", this.speed), this.where);
+      button("On", "One token on", () => this.seek(this.tokens.cursor + 1)), button("Verdict", "To the verdict", () => this.seek(this.verdict.position)), field("Speed", this.speed), field("Shade by", this.probe), this.where);
     this.body = make("div", { class: "stack" },
       make("section", { class: "panel stack", "aria-label": "Rule" }, this.facts),
-      make("section", { class: "panel stack", "aria-label": "Signals" }, make("h2", {}, "Token by token"), this.plot.element, this.player, make("div", { class: "tools" }, field("Shade tokens by", this.probe)), this.tokens.element, this.readout.element));
+      make("section", { class: "panel stack", "aria-label": "Signals" }, make("h2", {}, "Token by token"), this.plot.element, this.player, this.tokens.element, this.readout.element));
     this.element = make("div", {}, make("div", { class: "head" }, make("div", {}, this.heading, this.lead), make("a", { href: "#verdicts" }, "All verdicts")), this.body);
   }
 
