@@ -29,6 +29,7 @@ from rules.signal import Signal
 from rules.trace import trace
 
 HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+MAX_WAITING = 32  # that wait for their turn
 MAX_DRAWN = 2  # pictures of streams that are made at one time: each takes time from the gateway
 # A comparison with a plain number, as far as it stands in a rule's own text.
 COMPARED = re.compile(r"\b([a-z_]\w*\.[a-z_]+(?:\([^()]*\))?)\s*([<>]=?)\s*(-?\d+(?:\.\d+)?)\b")
@@ -46,6 +47,7 @@ class Page:
         self._files = Files()
         self._playground = Playground(gateway)
         self._drawing = asyncio.Semaphore(MAX_DRAWN)
+        self._waiting = 0
 
     def routes(self) -> list[Route]:
         return [
@@ -94,35 +96,41 @@ class Page:
         track = self._tracks.find(request.path_params["name"])
         if track is None:
             return _json({"error": "no such stream is kept any more; the ledger has what was recorded of it"}, 404)
-        given = request.query_params.get("from", "0")
-        return _json(
-            await self._picture(request, track, self._pipeline.rules.compiled, int(given) if given.isdecimal() and len(given) < 12 else 0)
-        )
+        return await self._drawn(request, track, self._pipeline.rules.compiled, {}, _number(request, "from"))
 
     async def verdict(self, request: Request) -> Response:
         """One verdict, with its stream as the rule saw it."""
         fired = next((each for each in self._tracks.fired if each.number == request.path_params["number"]), None)
         if fired is None:
             return _json({"error": "this verdict is no longer kept here; barograph rules explain finds it in the ledger"}, 404)
-        rules = () if fired.rule is None else (fired.rule,)
-        return _json(_verdict(fired) | {"picture": await self._picture(request, fired.track, rules, 0)})
+        return await self._drawn(request, fired.track, () if fired.rule is None else (fired.rule,), _verdict(fired))
 
-    async def _picture(self, request: Request, track: Track, rules: Iterable[Compiled], first: int) -> dict[str, Any]:
-        names, rules = self._pipeline.bank.names, tuple(rules)
+    async def _drawn(self, request: Request, track: Track, rules: Iterable[Compiled], verdict: dict[str, Any], first: int = 0) -> Response:
+        """The picture of a stream, within a verdict where there is one. Few are drawn at a time, and few wait for it."""
+        if self._waiting >= MAX_WAITING:
+            return _json({"error": "too many ask for streams at once; ask again"}, 503)
+        self._waiting += 1
+        try:
+            async with self._drawing:
+                picture = await self._picture(request, track, tuple(rules), first)
+        finally:
+            self._waiting -= 1
+        return _json(verdict | {"picture": picture} if verdict else picture)
+
+    async def _picture(self, request: Request, track: Track, rules: tuple[Compiled, ...], first: int) -> dict[str, Any]:
+        names = self._pipeline.bank.names
         start, scores = self._tracks.scores(track)
         first = max(first, start)
-        signals = tuple(
-            dict.fromkeys(signal for rule in rules for part in (rule.when, rule.until) if part is not None for signal in part.signals)
-        )
-        async with self._drawing:
-            values = await asyncio.to_thread(_traced, signals, names, scores)
+        parts = [part for rule in rules for part in (rule.when, rule.until) if part is not None]
+        signals = tuple(dict.fromkeys(signal for part in parts for signal in part.signals))
+        values = await asyncio.to_thread(_traced, signals, names, scores)
         kept = scores[first - start :]
         return about(track) | {
             "tokens": self._tracks.judged(track), "first": first, "n": len(kept), "since": start,
             "scores": {name: whole(kept[:, i]) for i, name in enumerate(names)},
             "signals": {name: whole(value[first - start :]) for name, value in values.items()},
             "lines": [line for rule in rules for line in lines(rule)],
-            **({"text": self._text(track, first)} if self._reads(request) else {}),
+            **({"text": self._text(track, _number(request, "said"))} if self._reads(request) else {}),
         }  # fmt: skip
 
     def _reads(self, request: Request) -> bool:
@@ -131,9 +139,15 @@ class Page:
         near = request.state.near and self._config.near
         return self._gateway.texts is not None and (near or role in (Role.AUDITOR, Role.OPERATOR, Role.ADMIN))
 
-    def _text(self, track: Track, first: int) -> list[tuple[int, int, str]]:
+    def _text(self, track: Track, said: int) -> list[tuple[int, int, str]]:
+        """The pieces behind the first `said`: text leaves after its scores are there, so that a position would miss some."""
         texts = self._gateway.texts
-        return [piece for piece in texts.of(track.key) if piece[1] >= first] if texts is not None else []
+        return texts.of(track.key)[said:] if texts is not None else []
+
+
+def _number(request: Request, name: str) -> int:
+    given = request.query_params.get(name, "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 12 else 0
 
 
 def lines(rule: Compiled) -> list[dict[str, Any]]:

@@ -97,9 +97,9 @@ class Tracks:
         self._count(batch)
         for stream in batch.began:
             self._begin(stream, batch.source.label)
-        for slot in batch.slots[batch.positions % CHUNK == CHUNK - 1].tolist():
-            if (track := self._running.get(table.by_slot[slot])) is not None:
-                self._take(track)
+        full = batch.slots[batch.positions % CHUNK == CHUNK - 1]
+        if len(full):
+            self._take_all(full)
         for verdict in batch.verdicts:
             if (track := self._running.get(table.by_slot[verdict.slot])) is not None:
                 self._note(track, verdict)
@@ -193,6 +193,21 @@ class Tracks:
         self._numbers += 1
         self._running[stream] = self._by_name[track.shown] = track
 
+    def _take_all(self, slots: NDArray[np.intp]) -> None:
+        """Take the chunks of these slots, that are full, in one look at the ring; one by one where more is missing than a chunk, or less."""
+        table = self._table
+        ends, gaps = table.judged[slots], table.gap[slots]
+        places = (ends[:, None] - CHUNK + np.arange(CHUNK)) % HISTORY
+        chunks = table.history[slots[:, None], places].astype(np.float16)
+        for row, (slot, end, gap) in enumerate(zip(slots.tolist(), ends.tolist(), gaps.tolist(), strict=True)):
+            track = self._running.get(table.by_slot[slot])
+            if track is None:
+                continue
+            if gap or track.gap or end - track.end != CHUNK:
+                self._take(track)
+            else:
+                self._add(track, chunks[row].copy(), end)  # not a view: it would keep the chunks of all others
+
     def _take(self, track: Track) -> None:
         """Take from the ring what was not taken yet."""
         stream, table = track.stream, self._table
@@ -206,10 +221,13 @@ class Tracks:
             new = table.recent(stream.slot, track.end, track.tokens).astype(np.float16)
             if track.pieces and len(track.pieces[-1]) + len(new) <= CHUNK:  # whoever looks on makes many small ones
                 new = np.concatenate([track.pieces.pop(), new])
-            track.pieces.append(new)
-            track.end = track.tokens
-            while track.end - track.first - len(track.pieces[0]) >= self.tokens:
-                track.first += len(track.pieces.popleft())
+            self._add(track, new, track.tokens)
+
+    def _add(self, track: Track, piece: Halves, end: int) -> None:
+        track.pieces.append(piece)
+        track.end = track.tokens = end
+        while track.end - track.first - len(track.pieces[0]) >= self.tokens:
+            track.first += len(track.pieces.popleft())
 
     def _note(self, track: Track, verdict: Verdict) -> None:
         name = verdict.rule.rule

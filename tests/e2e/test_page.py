@@ -240,6 +240,15 @@ def test_the_playground_shades_a_reply_as_it_streams(visit: Visit) -> None:
     page.get_by_text("Stopped by you.").wait_for()
 
 
+def test_the_path_of_a_conversation(visit: Visit) -> None:
+    page = visit.open("path")
+    page.locator("figure canvas").wait_for()
+    assert page.get_by_label("Conversation or stream").input_value() in page.locator("main [role=status]").inner_text()
+    assert page.locator("main tbody tr").count() >= 1
+    until(page, f"({COLOURS})(document.querySelector('figure canvas')) >= 5")
+    assert "mean valence" in page.locator("figure canvas").get_attribute("aria-label")
+
+
 def test_texts_are_for_those_who_have_a_token(visit: Visit) -> None:
     page = visit.open()
     page.locator(".readout .reading").first.wait_for()
@@ -267,5 +276,9 @@ def test_an_address_that_others_reach_asks_for_the_token_first(browser: Any, tmp
         page.get_by_role("button", name="Use it").click()
         page.locator("#person", has_text="admin, admin").wait_for()
         page.get_by_text("No stream has been judged yet").wait_for()
+        stack.stop("sidecar")
+        page.locator("#link", has_text="not connected").wait_for()
+        stack.start("sidecar")
+        page.locator("#link[data-state=ok]").wait_for()
         visit.context.close()
-        assert all("401" in each for each in visit.wrong), visit.wrong
+        assert all("401" in each or "ERR_" in each for each in visit.wrong), visit.wrong

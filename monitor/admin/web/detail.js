@@ -48,7 +48,7 @@ export class Detail {
     this.loading = true;
     this.asked = performance.now();
     try {
-      const said = await picture(name, this.picture ? this.picture.end : 0);
+      const said = await picture(name, this.picture);
       if (name !== this.name) return;
       if (this.picture) this.picture.merge(said);
       else this.picture = new Picture(said);

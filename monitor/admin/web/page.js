@@ -10,7 +10,7 @@ import { Rules } from "./rules.js";
 import { labels, theme } from "./scale.js";
 import { Store } from "./store.js";
 import { Verdicts } from "./verdicts.js";
-import { Refused, askToken, get } from "./wire.js";
+import { Refused, askToken, get, token } from "./wire.js";
 
 const VIEWS = { live: ["Live", Live], play: ["Playground", Play], verdicts: ["Verdicts", Verdicts], path: ["Path", Path], rules: ["Rules", Rules], probes: ["Probes", Probes], health: ["Health", Health], incident: ["", Incident] };
 const SPEAK_MS = 4000;
@@ -89,7 +89,8 @@ async function about() {
 }
 
 function person(known) {
-  say(by("person"), known.role === "viewer" && known.person === "near" ? "no token: looking on" : `${known.person}, ${known.role}`);
+  const near = known.role === "viewer" && known.person === "near";
+  say(by("person"), near ? (token.get() ? "token not known: looking on" : "no token: looking on") : `${known.person}, ${known.role}`);
 }
 
 async function start() {

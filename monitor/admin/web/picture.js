@@ -28,11 +28,7 @@ export class Picture {
     }
     if (!fits) this.first = first;
     this.n = fits ? this.n + n : n;
-    if (text) {
-      const known = fits && this.text ? this.text : [];
-      const last = known.length ? known[known.length - 1][1] : -1;
-      this.text = [...known, ...text.filter((piece) => piece[1] > last)];
-    } else if (!fits) this.text = null;
+    this.text = text ? [...(fits && this.text ? this.text : []), ...text] : null;
   }
 
   at(kind, name, position) {

@@ -33,7 +33,7 @@ export class Play {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit();
     });
     this.element = make("div", {},
-      make("div", { class: "head" }, make("div", {}, make("h1", { tabindex: "-1" }, this.title), make("p", { class: "dim" }, "A chat through the gateway, judged like any other; the text stays in this tab."))),
+      make("div", { class: "head" }, make("div", {}, make("h1", { tabindex: "-1" }, this.title), make("p", { class: "dim" }, "A chat through the gateway, judged and recorded like any other."))),
       make("div", { class: "stack" }, this.form, this.list));
     if (!context.about.scores) say(this.said, "The gateway tells no scores (gateway.expose_scores), so replies are not shaded.");
   }

@@ -81,11 +81,13 @@ export class Store extends EventTarget {
     for (const about of step.came || []) this.streams.set(about.number, new Strip(about));
     for (const [number, from, z] of step.more || []) {
       const stream = this.streams.get(number), new_ = tenths(z);
+      if (!stream) continue;
       stream.add(new_);
       stream.tokens = from + new_.length;
     }
     for (const [number, tokens, gap, , z] of step.over || []) {
       const stream = this.streams.get(number);
+      if (!stream) continue;
       stream.add(tenths(z));
       Object.assign(stream, { tokens, gap, ended: stream.ended || step.now });
     }
@@ -110,4 +112,4 @@ export class Store extends EventTarget {
   }
 }
 
-export const picture = (name, from = 0) => get(`page/streams/${encodeURIComponent(name)}?from=${from}`);
+export const picture = (name, known = null) => get(`page/streams/${encodeURIComponent(name)}?from=${known?.end ?? 0}&said=${known?.text?.length ?? 0}`);

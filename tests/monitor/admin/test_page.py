@@ -79,7 +79,9 @@ class TestFiles:
         for path in ("/page/files/..%2fpage.py", "/page/files/%2e%2e", "/page/files/page.py", "/page/files//etc/passwd", "/page/files/"):
             assert ward.web.get(path).status_code in (404, 421), path
 
+    @pytest.mark.smoke
     def test_nothing_is_inline_and_nothing_is_foreign(self) -> None:
+        assert (files.FOLDER / "index.html").is_file()
         for path in files.FOLDER.iterdir():
             text = path.read_text("utf-8")
             assert (
@@ -205,6 +207,7 @@ class TestPictures:
         later = ward.web.get(path + "?from=38").json()
         assert (later["first"], floats(later["scores"]["panic"])) == (38, [38 / 16, 39 / 16])
         assert floats(later["signals"]["panic.last"]) == [38 / 16, 39 / 16]
+        assert "text" not in later
         for strange in ("-1", "x", "9" * 30, "²"):
             assert ward.web.get(path, params={"from": strange}).status_code == 200
 
@@ -221,6 +224,11 @@ class TestPictures:
         assert said["picture"]["spans"] == [["high", "armed", "halt", 0, -1], ["look", "shadow", "alert", 0, -1]]
         assert [line["label"] for line in said["picture"]["lines"]] == ["> 3"]
         assert ward.web.get("/page/verdicts/99").status_code == 404
+
+    def test_few_wait_for_a_picture(self, ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("monitor.admin.page.MAX_WAITING", 0)
+        ward.rig.frame([(7, 0, 5.0)], begins=[(7, REQUEST, 0)])
+        assert ward.web.get("/page/verdicts/0").status_code == 503
 
     def test_what_is_not_kept_is_said(self, ward: Ward) -> None:
         answer = ward.web.get("/page/streams/abc%230")
@@ -263,6 +271,12 @@ class TestTexts:
         for role in ("auditor", "operator", "admin"):
             assert self.told(ward.web, path, bearer(role)).count(CANARY) == 2
         assert CANARY not in ward.rig.said()
+
+    def test_text_that_leaves_behind_its_scores_is_not_missed(self, bank: Bank, tmp_path: Path) -> None:
+        ward = Ward(bank, tmp_path, people(tmp_path), page={"texts": 4})
+        path = self.spoken(ward)
+        assert ward.web.get(path, params={"from": 1, "said": 0}, headers=bearer("admin")).json()["text"] == [[0, 1, CANARY]]
+        assert ward.web.get(path, params={"from": 1, "said": 1}, headers=bearer("admin")).json()["text"] == []
 
     def test_whoever_is_near_is_told_where_the_operator_said_so(self, bank: Bank, tmp_path: Path) -> None:
         ward = Ward(bank, tmp_path, people(tmp_path), page={"texts": 4, "near": True})
