@@ -4,7 +4,7 @@
 
 The engine is synthetic (benchmarks/synthetic): 256 replies run at any time, each with so many tokens a second, all through the gateway. Headless
 Chromium shows the live view; after `settle` seconds it counts, over `seconds`, the browser's own long tasks (of 50 ms or more on the main thread) and the
-times between two frames. Beside it, in this process: what following one judged frame of 256 streams costs, and what one step of a viewer's feed does.
+times between two frames; and the same on an empty page, which says what the machine does by itself. Beside it, in this process: what following one judged frame of 256 streams costs, and what one step of a viewer's feed does.
 Everything shares the machine's cores: the browser, which draws without a GPU, the engine, the clients and the sidecar.
 """
 
@@ -48,6 +48,10 @@ def browse(stack: Stack, settle: float, seconds: float) -> dict[str, Any]:
         before = sum(sidecar.cpu_times()[:2])
         time.sleep(5)
         alone = (sum(sidecar.cpu_times()[:2]) - before) / 5
+        page.goto("about:blank")
+        page.evaluate("seen.on = true")
+        page.wait_for_timeout(1000 * seconds)
+        empty = page.evaluate("seen")
         page.goto(stack.admin("/page"))
         page.locator(".row").nth(15).wait_for()
         page.wait_for_timeout(1000 * settle)
@@ -61,12 +65,23 @@ def browse(stack: Stack, settle: float, seconds: float) -> dict[str, Any]:
         judged = (stack.metric("barograph_tokens_judged_total") - tokens) / passed
         shown = page.locator(".bar").first.inner_text()
         browser.close()
-    p50, p99, most = np.quantile(seen["frames"], [0.5, 0.99, 1]).round(1).tolist()
     return {
         "shown": shown.split("\n")[0], "tokens_per_s": round(judged), "long_tasks": len(seen["long"]), "longest_task_ms": max(seen["long"], default=0),
-        "frames": len(seen["frames"]), "frame_ms": {"p50": p50, "p99": p99, "most": most}, "heap_mib": [round(heap / 2**20, 1), round(seen["heap"] / 2**20, 1)],
+        "frames": frames(seen), "empty_page": {"long_tasks": len(empty["long"]), **frames(empty)}, "heap_mib": [round(heap / 2**20, 1), round(seen["heap"] / 2**20, 1)],
         "sidecar_cores": {"alone": round(alone, 2), "with_one_viewer": round(busy, 2)},
     }  # fmt: skip
+
+
+def frames(seen: dict[str, Any]) -> dict[str, Any]:
+    """How long it took from frame to frame, in milliseconds."""
+    p50, p99, most = np.quantile(seen["frames"], [0.5, 0.99, 1]).round(1).tolist()
+    return {
+        "n": len(seen["frames"]),
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "most_ms": most,
+        "over_50_ms": sum(each > 50 for each in seen["frames"]),
+    }
 
 
 def follow(streams: int, frames: int = 640) -> dict[str, float]:
@@ -99,15 +114,19 @@ def follow(streams: int, frames: int = 640) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=256)
-    parser.add_argument("--rate", type=float, default=6, help="tokens a second of each")
+    parser.add_argument("--rate", type=float, default=10, help="tokens a second of each")
     parser.add_argument("--settle", type=float, default=5)
     parser.add_argument("--seconds", type=float, default=30)
     options = parser.parse_args()
     inside = follow(options.streams)
-    with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), SETTINGS, engine=False) as stack:
-        with talk(stack, options.streams, options.rate, tokens=(150, 200, 250, 300, 350)):
-            eventually(lambda: stack.metric("barograph_streams_running") >= 0.95 * options.streams, "all streams run", 60)
-            found = browse(stack, options.settle, options.seconds)
+    lengths = tuple(range(100, 500, 13))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Stack(Path(folder), SETTINGS, engine=False) as stack,
+        talk(stack, options.streams, options.rate, lengths),
+    ):
+        eventually(lambda: stack.metric("barograph_streams_running") >= 0.95 * options.streams, "all streams run", 60)
+        found = browse(stack, options.settle, options.seconds)
     emit("page", streams=options.streams, rate=options.rate, seconds=options.seconds, browser=found, inside=inside)
 
 
