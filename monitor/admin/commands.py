@@ -24,7 +24,7 @@ READABLE = {
     "/orders": "the stops, throttles and modes that stand, and the targets of re-routes",
     "/": "leads to the page", "/page": "the web page", "/page/files/{name}": "its files", "/page/about": "the probes, and who asks", "/page/state": "figures of what was judged",
     "/page/live": "streams and verdicts as they come, as server-sent events", "/page/streams/{name}": "one stream's scores and signals",
-    "/page/verdicts/{number:int}": "one verdict, with its stream",
+    "/page/verdicts/{number}": "one verdict, with its stream",
 }  # fmt: skip
 CHANGING = {
     "/rules/reload": "read the rule files anew (admin)", "/rules/freeze": "block reloads", "/rules/thaw": "allow reloads again (admin)",

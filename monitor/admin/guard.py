@@ -24,7 +24,7 @@ class Guard:
 
     `hosts`: names under which the address is reached, beside loopback's and the address of the connection itself. A name that leads here
     all the same (DNS rebinding) is refused. `near`: only this machine reaches the address, so that reading needs no token. `is_open`:
-    changes need none either. Whoever asks is in the scope's state as `person`; `near` says that it is somebody without a token.
+    changes need none either. Whoever asks is in the scope's state as `person`; `near` says that it is somebody without a token who named loopback as the host.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], access: Access, near: bool = True, is_open: bool = False) -> None:
@@ -51,19 +51,20 @@ class Guard:
             return _no(403, f"a page of {origin[:200]} may not ask here; expected one of http://{hosts[0][:200]}, or no browser")
         person = self._access.who(headers.get("authorization", ""))
         reads, path = scope["method"] in READS, scope["path"]
-        near = person is None and not self._open and self._near and (reads or path == PLAY)
-        if person is None and self._open:
+        near = self._near and is_loopback(name_of(hosts[0]))  # a proxy before loopback brings people from elsewhere, by another name
+        nobody = person is None
+        if nobody and self._open:
             person = Person(name="open", role=Role.ADMIN)
-        elif near:
+        elif nobody and self._near and (reads or (path == PLAY and near)):
             person = Person(name="near", role=Role.VIEWER)
-        scope.setdefault("state", {}).update(person=person, near=near)
+        scope.setdefault("state", {}).update(person=person, near=near and nobody)
         if reads:
             return None if person is not None or path in PROBES or path in PAGE or path.startswith(FILES) else self._unknown()
         if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             return _no(415, "expected content-type: application/json")
         if person is None:
             return self._unknown()
-        if path == PLAY and self._near:
+        if path == PLAY and near:
             return None
         if path in EVIDENCE:
             return (

@@ -56,7 +56,7 @@ class Page:
             Route("/page/state", self.state),
             Route("/page/live", self.live),
             Route("/page/streams/{name}", self.stream),
-            Route("/page/verdicts/{number:int}", self.verdict),
+            Route("/page/verdicts/{number}", self.verdict),
             Route("/page/chat", self._playground.chat, methods=["POST"]),
         ]
 
@@ -100,7 +100,7 @@ class Page:
 
     async def verdict(self, request: Request) -> Response:
         """One verdict, with its stream as the rule saw it."""
-        fired = next((each for each in self._tracks.fired if each.number == request.path_params["number"]), None)
+        fired = next((each for each in self._tracks.fired if str(each.number) == request.path_params["number"]), None)
         if fired is None:
             return _json({"error": "this verdict is no longer kept here; barograph rules explain finds it in the ledger"}, 404)
         return await self._drawn(request, fired.track, () if fired.rule is None else (fired.rule,), _verdict(fired))

@@ -39,11 +39,14 @@ class Playground:
         except OpenAIError as error:
             return error.response(error.headers)
         if self._running >= MAX_CHATS:
-            busy = overloaded(f"{MAX_CHATS} chats of pages are running")
+            busy = _busy()
             return busy.response(busy.headers)
         return EventStream(self._events(asked))
 
     async def _events(self, asked: dict[str, Any]) -> AsyncGenerator[bytes]:
+        if self._running >= MAX_CHATS:  # others began while this one was on its way
+            yield openai.event(_busy().body)
+            return
         self._running += 1
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS, connect=5)) as session:
@@ -72,6 +75,10 @@ class Playground:
             return str(jsons.decode(said)["data"][0]["id"])
         except (ValueError, KeyError, IndexError, TypeError):
             return ""
+
+
+def _busy() -> OpenAIError:
+    return overloaded(f"{MAX_CHATS} chats of pages are running")
 
 
 def _asked(given: dict[str, Any]) -> dict[str, Any]:

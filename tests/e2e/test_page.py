@@ -211,12 +211,20 @@ def test_a_rule_is_armed_and_put_in_shadow_with_a_reason(visit: Visit, stack: St
     page.get_by_role("button", name="Arm", exact=True).click()
     page.get_by_role("switch", name="desperation_spike armed", checked=True).wait_for()
     assert {rule["rule"]: rule["mode"] for rule in httpx.get(stack.admin("/rules")).json()["rules"]}["desperation_spike"] == "armed"
-    page.get_by_role("switch", name="desperation_spike armed").click()
-    page.get_by_label("Reason").fill("too loud")
+    page.locator(".rule", has_text="desperation_spike").get_by_role("button", name="As in its file").click()
+    page.get_by_label("Reason").fill("the file knows")
     page.keyboard.press("Enter")
     page.get_by_role("switch", name="desperation_spike armed", checked=False).wait_for()
+    page.get_by_role("switch", name="hostility_rising armed").press("Space")
+    page.get_by_label("Reason").fill("too loud")
+    page.keyboard.press("Enter")
+    page.get_by_role("switch", name="hostility_rising armed", checked=False).wait_for()
     given = [(each["verb"], each["reason"], each["issuer"]) for each in stack.ledger("command") if each["about"] == "rule"]
-    assert given[-2:] == [("arm", "replayed on a week of traffic", "admin"), ("disarm", "too loud", "admin")]
+    assert given[-3:] == [
+        ("arm", "replayed on a week of traffic", "admin"),
+        ("disarm", "too loud", "admin"),
+        ("release", "the file knows", "admin"),
+    ]
     assert page.evaluate("JSON.stringify(localStorage)") == "{}"
 
 

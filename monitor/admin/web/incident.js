@@ -37,7 +37,7 @@ export class Incident {
   }
 
   async show(number) {
-    if (this.number === number) return;
+    if (this.number === number && this.picture?.ended) return; // one that runs has more to show by now
     Object.assign(this, { number, verdict: null, picture: null });
     this.body.hidden = true;
     say(this.heading, `Incident ${number}`);

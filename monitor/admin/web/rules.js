@@ -58,22 +58,30 @@ export class Rules {
     return make("article", { class: "rule" },
       make("div", { class: "stack" }, make("h2", {}, rule.rule), make("p", {}, rule.desc), make("p", {}, make("code", {}, rule.when)),
         make("p", {}, make("span", { class: "chip" }, rule.action), " ", make("span", { class: "chip" }, rule.severity), " ", rule.mode !== rule.file_mode && make("span", { class: "chip warn" }, `its file says ${rule.file_mode}`))),
-      make("div", { class: "side" }, control, make("p", { class: "num" }, would.join(", ")), make("p", { class: "small dim num" }, fired.shadow && !armed ? `armed, it would have asked ${many(fired.shadow, "time")} for ${rule.action}` : `${rate.toFixed(2)} in 1,000 tokens`)));
+      make("div", { class: "side" }, control, !off && rule.mode !== rule.file_mode && make("button", { type: "button", class: "quiet", onclick: () => this.release(rule) }, "As in its file"), make("p", { class: "num" }, would.join(", ")), make("p", { class: "small dim num" }, fired.shadow && !armed ? `armed, it would have asked ${many(fired.shadow, "time")} for ${rule.action}` : `${rate.toFixed(2)} in 1,000 tokens`)));
   }
 
-  async turn(rule, arm) {
-    if (!this.context.about.commands && !(await askToken("Arming and disarming need the token of an operator."))) return;
-    const reason = await ask({
-      title: arm ? `Arm ${rule.rule}` : `Put ${rule.rule} in shadow`, label: "Reason", yes: arm ? "Arm" : "Put in shadow",
-      text: arm ? `From the next token on it may ${rule.action}. The ledger keeps who did it and why.` : "It goes on to record what it would have done. The ledger keeps who did it and why.",
-    });
+  turn(rule, arm) {
+    return arm
+      ? this.give("arm", rule, { title: `Arm ${rule.rule}`, yes: "Arm", text: `From the next token on it may ${rule.action}.`, done: "is armed now" })
+      : this.give("disarm", rule, { title: `Put ${rule.rule} in shadow`, yes: "Put in shadow", text: "It goes on to record what it would have done.", done: "is in shadow now" });
+  }
+
+  release(rule) {
+    return this.give("release", rule, { title: `Give ${rule.rule} its file's mode`, yes: "Release", text: `Its file says ${rule.file_mode}.`, done: "has the mode of its file now" });
+  }
+
+  // A command about a rule, with a reason. A token is asked for where one is needed.
+  async give(verb, rule, { title, yes, text, done }) {
+    if (!this.context.about.commands && !(await askToken("A change of rules needs the token of an operator."))) return;
+    const reason = await ask({ title, yes, label: "Reason", text: `${text} The ledger keeps who did it and why.` });
     if (!reason) return;
     try {
-      await post("commands", { verb: arm ? "arm" : "disarm", rule: rule.rule, reason });
-      say(this.said, `${rule.rule} is ${arm ? "armed" : "in shadow"} now.`);
+      await post("commands", { verb, rule: rule.rule, reason });
+      say(this.said, `${rule.rule} ${done}.`);
     } catch (error) {
       say(this.said, `Nothing was changed: ${error.message}`);
-      if (error instanceof Refused && (error.status === 401 || error.status === 403) && (await askToken(error.message))) return this.turn(rule, arm);
+      if (error instanceof Refused && (error.status === 401 || error.status === 403)) await askToken(error.message);
     }
     await this.load();
   }

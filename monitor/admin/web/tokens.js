@@ -77,7 +77,6 @@ export class Tokens {
       if (this.text?.length) this.write();
       else this.paint();
       const top = peak(this.series);
-      say(this.canvas, "");
       this.canvas.setAttribute("aria-label", `${this.label}: ${this.series.length} tokens${top >= 0 ? `, highest ${signed(this.series[top])} at token ${this.first + top}` : ""}`);
     });
   }

@@ -284,6 +284,12 @@ class TestTexts:
         assert CANARY in self.told(ward.web, path, {})
         assert CANARY not in self.told(ward.web, path, bearer("viewer"))
 
+    def test_who_comes_by_a_proxy_before_loopback_is_not_near(self, bank: Bank, tmp_path: Path) -> None:
+        ward = Ward(bank, tmp_path, page={"texts": 4, "near": True}, admin_hosts=("barograph.example",))
+        path = self.spoken(ward)
+        assert CANARY not in self.told(ward.web, path, {"host": "barograph.example"})
+        assert CANARY in self.told(ward.web, path, {})
+
     def test_nobody_is_near_on_an_address_that_others_reach(self, bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(TOKEN, "secret")
         ward = Ward(bank, tmp_path, admin="0.0.0.0:8401", page={"texts": 4, "near": True})

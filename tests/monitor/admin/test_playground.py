@@ -129,6 +129,14 @@ def test_no_foreign_page_sends_one(bank: Bank, tmp_path: Path, told: Any, monkey
     assert gateway.seen == []
 
 
+def test_who_comes_by_a_proxy_before_loopback_is_not_near(bank: Bank, tmp_path: Path, told: Any) -> None:
+    gateway = told(b"data: [DONE]\n\n")
+    web = ward_of(bank, tmp_path, gateway, access=people(tmp_path), admin_hosts=("barograph.example",)).web
+    for token, status in (("", 401), ("viewer", 403), ("operator", 200)):
+        headers = {"host": "barograph.example", **bearer(token)}
+        assert web.post("/page/chat", json=CHAT, headers=headers).status_code == status, token
+
+
 def test_who_is_not_near_needs_an_operators_token(bank: Bank, tmp_path: Path, told: Any) -> None:
     gateway = told(b"data: [DONE]\n\n")
     web = ward_of(bank, tmp_path, gateway, access=people(tmp_path), admin="0.0.0.0:8401").web
