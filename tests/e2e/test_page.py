@@ -222,8 +222,8 @@ def test_a_rule_is_armed_and_put_in_shadow_with_a_reason(visit: Visit, stack: St
     given = [(each["verb"], each["reason"], each["issuer"]) for each in stack.ledger("command") if each["about"] == "rule"]
     assert given[-3:] == [
         ("arm", "replayed on a week of traffic", "admin"),
-        ("disarm", "too loud", "admin"),
         ("release", "the file knows", "admin"),
+        ("disarm", "too loud", "admin"),
     ]
     assert page.evaluate("JSON.stringify(localStorage)") == "{}"
 
