@@ -164,10 +164,12 @@ def test_the_way_by_keyboard(visit: Visit) -> None:
     page.get_by_role("listbox", name="Streams").focus()
     page.keyboard.press("End")
     chosen = page.locator(".row[aria-selected=true]")
+    chosen.wait_for()
     last = chosen.get_attribute("aria-label")
     page.keyboard.press("Home")
-    assert chosen.get_attribute("aria-label").split(",")[0] != last.split(",")[0]
-    slider = page.get_by_role("slider")
+    eventually(lambda: chosen.get_attribute("aria-label").split(",")[0] != last.split(",")[0], "another row is chosen")
+    slider = page.get_by_role("slider", name=chosen.get_attribute("aria-label").split(",")[0])
+    slider.wait_for()  # the stream is there
     until(page, "Number(document.querySelector('.tokens input').max) > 5")
     slider.focus()
     page.keyboard.press("Home")

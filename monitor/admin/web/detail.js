@@ -19,6 +19,7 @@ export class Detail {
     this.hint = make("p", { class: "small dim" });
     this.verdicts = make("div");
     this.body = make("div", { class: "stack", hidden: true }, this.facts, this.tokens.element, this.hint, this.readout.element, this.verdicts);
+    addEventListener("token", () => this.again()); // who asks now may read more, or less
     this.element = make("section", { class: "panel stack", "aria-label": "Chosen stream" }, this.heading, this.body);
   }
 
@@ -32,6 +33,12 @@ export class Detail {
     Object.assign(this, { name, picture: null, asked: 0, over: false });
     this.tokens.cursor = -1;
     this.load();
+  }
+
+  again() {
+    const { name } = this;
+    this.name = "";
+    if (name) this.open(name);
   }
 
   pause() {

@@ -33,6 +33,11 @@ export class Incident {
     this.body = make("div", { class: "stack" },
       make("section", { class: "panel stack", "aria-label": "Rule" }, this.facts),
       make("section", { class: "panel stack", "aria-label": "Signals" }, make("h2", {}, "Token by token"), this.plot.element, this.player, this.tokens.element, this.readout.element));
+    addEventListener("token", () => {
+      const { number } = this;
+      this.number = null;
+      if (this.element.isConnected) this.show(number);
+    });
     this.element = make("div", {}, make("div", { class: "head" }, make("div", {}, this.heading, this.lead), make("a", { href: "#verdicts" }, "All verdicts")), this.body);
   }
 

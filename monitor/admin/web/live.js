@@ -93,7 +93,11 @@ export class Live {
 
   put(row, stream, index, of, anew) {
     row.element.hidden = !stream;
-    if (!stream) return;
+    if (!stream) {
+      row.stream = null; // what it showed is drawn anew when it is needed again
+      row.element.setAttribute("aria-selected", "false");
+      return;
+    }
     const state = `${stream.number}|${stream.tokens}|${stream.ended}|${stream.gap}|${stream.spans.length}|${stream.name === this.detail.name}|${index}|${of}`;
     if (row.state === state && row.stream === stream && !anew) return;
     Object.assign(row, { state, stream });

@@ -20,7 +20,7 @@ export class Tokens {
     this.canvas = make("canvas", { role: "img", "aria-label": label, onpointermove: (event) => this.point(event), onpointerdown: (event) => this.point(event) });
     this.hold = make("div", { class: "hold" }, this.canvas);
     this.prose = make("div", { class: "prose", tabindex: "0", role: "region", "aria-label": `${label}, its text`, hidden: true, onpointerover: (event) => this.over(event) });
-    this.range = make("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": `Token of ${label}`, oninput: () => this.move(Number(this.range.value)) });
+    this.range = make("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": `Token, ${label}`, oninput: () => this.move(Number(this.range.value)) });
     this.element = make("div", { class: "tokens" }, this.hold, this.prose, this.range);
     this.nodes = [];
     new ResizeObserver(() => this.draw()).observe(this.element);
@@ -77,6 +77,7 @@ export class Tokens {
       if (this.text?.length) this.write();
       else this.paint();
       const top = peak(this.series);
+      this.range.setAttribute("aria-label", `Token, ${this.label}`);
       this.canvas.setAttribute("aria-label", `${this.label}: ${this.series.length} tokens${top >= 0 ? `, highest ${signed(this.series[top])} at token ${this.first + top}` : ""}`);
     });
   }
