@@ -235,6 +235,18 @@ class OtelConfig(_Frozen):
     logs: bool = Field(False, description="send the lines of the sidecar's log too")
 
 
+class PageConfig(_Frozen):
+    """The web page on the admin address."""
+
+    texts: int = Field(
+        0, ge=0, le=1024, description="of so many replies the text is kept in memory, for the page; 0: of none, and positions are shown"
+    )
+    near: bool = Field(
+        False,
+        description="whoever reaches loopback without a token sees those texts too: for a machine with one user; else operators and auditors do",
+    )
+
+
 class SidecarConfig(_Frozen):
     """The sidecar's own listener: metrics, health and the live view."""
 
@@ -254,6 +266,7 @@ class SidecarConfig(_Frozen):
         "required", description="whether a tap must prove itself on the running engine before its scores count"
     )
     canary_every_s: float | None = Field(None, ge=60, description="send the bank's canaries so often; by default only on demand")
+    page: PageConfig = PageConfig()
     drift_tokens: int = Field(5000, ge=100, description="half-life of the running score distribution that is compared with the card's")
 
 

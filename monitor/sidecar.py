@@ -19,6 +19,7 @@ from monitor.admin.access import Access
 from monitor.admin.app import admin_app
 from monitor.admin.commander import Commander
 from monitor.admin.custodian import custody_of, keep, open_ledger
+from monitor.admin.live import shown
 from monitor.admin.mailbox import Mailbox
 from monitor.admin.tasks import Tasks
 from monitor.audit.ledger import Ledger
@@ -28,6 +29,7 @@ from monitor.audit.witnesses import Witnesses
 from monitor.config import AuditConfig, Config
 from monitor.gateway.contents import Contents
 from monitor.gateway.gateway import Gateway
+from monitor.gateway.texts import Texts
 from monitor.gateway.trial import Trial
 from monitor.gateway.wrapper import Reader
 from monitor.http.serving import Servers
@@ -37,6 +39,7 @@ from monitor.pipeline.pipeline import Parts, Pipeline
 from monitor.pipeline.proof import Proof
 from monitor.pipeline.receiver import Receiver
 from monitor.pipeline.rulebook import Rulebook, RuleError
+from monitor.pipeline.tracks import Tracks
 from monitor.sinks.kafka import KafkaPublisher
 from monitor.sinks.otel import Tracing
 from monitor.sinks.prometheus import Metrics
@@ -67,17 +70,22 @@ async def run(config: Config) -> None:
     feed = None
     if config.sidecar.kafka is not None and config.sidecar.kafka.scores is not None:
         feed = ScoreFeed(config.sidecar.kafka, config.sidecar.kafka.scores, bank.names, ledger.checkpoint.origin, metrics)
+    tracks = Tracks(bank.names, config.gateway.tenants, shown)
     pipeline = Pipeline(Parts(
         bank, rulebook.engine, ledger, metrics, drift, config.sidecar, frozenset(config.gateway.tenants), proof, config.audit.levels,
-        kafka.notify if kafka else lambda: None, (feed.follow,) if feed else (),
+        kafka.notify if kafka else lambda: None, (tracks.frame, *((feed.follow,) if feed else ())),
     ))  # fmt: skip
     rulebook.serve(pipeline)
+    tracks.serve(pipeline)
     receiver = Receiver(config.socket, pipeline)
     otel = config.sidecar.otel
     tracing = Tracing(otel, metrics) if otel is not None else None
     telemetry = Telemetry(otel, metrics) if otel is not None and (otel.metrics or otel.logs) else None
     contents = Contents(ledger, config.audit.subject_header) if config.audit.levels.highest >= Level.CONTENT else None
-    gateway = Gateway(config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None, contents, tracing)
+    texts = Texts(config.sidecar.page.texts) if config.sidecar.page.texts else None
+    gateway = Gateway(
+        config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None, contents, tracing, texts
+    )
     servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
     tasks = Tasks(metrics)
     commander = Commander(gateway, rulebook, config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".commands"))
@@ -92,6 +100,7 @@ async def run(config: Config) -> None:
         config.sidecar,
         custody,
         contents.settle if contents else lambda: None,
+        tracks,
     )
     servers.serve(admin, servers.bind("admin", config.sidecar.admin))
     receiver.start()

@@ -123,9 +123,9 @@ class Windows:
                     continue
                 if signal.kind == "quantile":
                     ordered = np.sort(window, axis=1) if ordered is None else ordered
-                    value = _quantile(ordered, signal.argument or 0.0)
+                    value = quantile(ordered, signal.argument or 0.0)
                 else:
-                    value = _over(signal, window)
+                    value = over(signal, window)
                 values[signal] = value if young is None else np.where(young, np.nan, value)
         return values
 
@@ -152,7 +152,7 @@ class Windows:
             self.conversations.adopt(other.conversations)
 
 
-def _over(signal: Signal, window: NDArray[np.float32]) -> Floats:
+def over(signal: Signal, window: NDArray[np.float32]) -> Floats:
     """[n] of windows [n, size]. A score that is missing makes the whole window unknown."""
     value: Floats
     if signal.kind == "mean":
@@ -168,7 +168,7 @@ def _over(signal: Signal, window: NDArray[np.float32]) -> Floats:
     return value
 
 
-def _quantile(ordered: NDArray[np.float32], q: float) -> Floats:
+def quantile(ordered: NDArray[np.float32], q: float) -> Floats:
     """Linear interpolation between the two nearest of `ordered` [n, size], in which missing scores stand last."""
     place = q * (ordered.shape[1] - 1)
     low = int(place)

@@ -1,4 +1,4 @@
-"""What operators reach: health, metrics, the live view, and what changes the rules."""
+"""What operators reach: health, metrics, the live view, what changes the rules, and the page."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from monitor.admin.exposition import Exposition
 from monitor.admin.guard import Guard, is_loopback
 from monitor.admin.health import health_of
 from monitor.admin.live import Views
+from monitor.admin.page import Page
 from monitor.admin.rules import rule_routes
 from monitor.admin.tasks import Tasks
 from monitor.audit.custody import Custody
@@ -28,6 +29,7 @@ from monitor.gateway.gateway import Gateway
 from monitor.http.responses import EventStream
 from monitor.pipeline.receiver import Receiver
 from monitor.pipeline.rulebook import Rulebook
+from monitor.pipeline.tracks import Tracks
 
 MAX_ACCEPT = 1000  # characters of a header that is read
 
@@ -35,10 +37,13 @@ MAX_ACCEPT = 1000  # characters of a header that is read
 def admin_app(
     gateway: Gateway, commander: Commander, registry: CollectorRegistry, rulebook: Rulebook, receiver: Receiver, tasks: Tasks, access: Access,
     config: SidecarConfig, custody: Custody,
-    settle: Callable[[], None] = lambda: None,
+    settle: Callable[[], None] = lambda: None, tracks: Tracks | None = None,
 ) -> Starlette:  # fmt: skip
-    """Metrics, health, the live view, commands, and what changes the rules."""
+    """Metrics, health, the live view, commands, what changes the rules, and the page. `tracks`: what the page shows; it must follow the pipeline."""
     pipeline = gateway.pipeline
+    if tracks is None:
+        tracks = Tracks(pipeline.bank.names)
+        tracks.serve(pipeline)
 
     async def health(request: Request) -> Response:
         body = health_of(pipeline, receiver, tasks, access, gateway.orders)
@@ -70,6 +75,7 @@ def admin_app(
             *rule_routes(rulebook),
             *command_routes(commander, gateway),
             *custody_routes(custody, settle),
+            *Page(gateway, tracks, views, config.page).routes(),
         ],
         middleware=[Middleware(Guard, hosts, access, is_loopback(config.admin[0]), config.admin_open)],
     )

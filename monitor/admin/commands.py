@@ -22,10 +22,14 @@ READABLE = {
     "/health": "whether the sidecar can judge, with reasons when it cannot", "/live": "whether the process answers",
     "/metrics": "Prometheus's metrics", "/watch": "the running streams, as server-sent events", "/rules": "the rules in force",
     "/orders": "the stops, throttles and modes that stand, and the targets of re-routes",
+    "/": "leads to the page", "/page": "the web page", "/page/files/{name}": "its files", "/page/about": "the probes, and who asks", "/page/state": "figures of what was judged",
+    "/page/live": "streams and verdicts as they come, as server-sent events", "/page/streams/{name}": "one stream's scores and signals",
+    "/page/verdicts/{number}": "one verdict, with its stream",
 }  # fmt: skip
 CHANGING = {
     "/rules/reload": "read the rule files anew (admin)", "/rules/freeze": "block reloads", "/rules/thaw": "allow reloads again (admin)",
     "/alertmanager": "Alertmanager's webhook", "/audit": "an act on the ledger: hold, release, purge, erase, or the note of a look into it",
+    "/page/chat": "a chat through the gateway; from loopback without a token",
 }  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from monitor.admin.access import TOKEN, Access, Person, Role
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBES = frozenset({"/live", "/health"})  # an orchestrator asks these without a token, and gets a status and nothing else
 EVIDENCE = frozenset({"/audit"})  # auditors too; which act is whose is said there
+PAGE, FILES = frozenset({"/", "/page"}), "/page/files/"  # the page itself says nothing; what it asks for needs what everybody needs
+PLAY = "/page/chat"  # one who is near reaches the gateway anyway, and a chat changes nothing
 ADMINS = frozenset({"/rules/reload", "/rules/thaw"})
 
 
@@ -22,7 +24,7 @@ class Guard:
 
     `hosts`: names under which the address is reached, beside loopback's and the address of the connection itself. A name that leads here
     all the same (DNS rebinding) is refused. `near`: only this machine reaches the address, so that reading needs no token. `is_open`:
-    changes need none either. Whoever asks is in the scope's state as `person`.
+    changes need none either. Whoever asks is in the scope's state as `person`; `near` says that it is somebody without a token who named loopback as the host.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], access: Access, near: bool = True, is_open: bool = False) -> None:
@@ -48,26 +50,30 @@ class Guard:
         if origin is not None and origin.lower() not in (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower()):
             return _no(403, f"a page of {origin[:200]} may not ask here; expected one of http://{hosts[0][:200]}, or no browser")
         person = self._access.who(headers.get("authorization", ""))
-        reads = scope["method"] in READS
-        if person is None and self._open:
+        reads, path = scope["method"] in READS, scope["path"]
+        near = self._near and is_loopback(name_of(hosts[0]))  # a proxy before loopback brings people from elsewhere, by another name
+        nobody = person is None
+        if nobody and self._open:
             person = Person(name="open", role=Role.ADMIN)
-        elif person is None and reads and self._near:
+        elif nobody and self._near and (reads or (path == PLAY and near)):
             person = Person(name="near", role=Role.VIEWER)
-        scope.setdefault("state", {})["person"] = person
+        scope.setdefault("state", {}).update(person=person, near=near and nobody)
         if reads:
-            return None if person is not None or scope["path"] in PROBES else self._unknown()
+            return None if person is not None or path in PROBES or path in PAGE or path.startswith(FILES) else self._unknown()
         if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             return _no(415, "expected content-type: application/json")
         if person is None:
             return self._unknown()
-        if scope["path"] in EVIDENCE:
+        if path == PLAY and near:
+            return None
+        if path in EVIDENCE:
             return (
                 None
                 if person.role is not Role.VIEWER
                 else _no(403, f"the token of {person.name} has role viewer; expected auditor, operator or admin")
             )
-        if not person.role.commands or (scope["path"] in ADMINS and person.role is not Role.ADMIN):
-            wanted = "admin" if scope["path"] in ADMINS else "operator or admin"
+        if not person.role.commands or (path in ADMINS and person.role is not Role.ADMIN):
+            wanted = "admin" if path in ADMINS else "operator or admin"
             return _no(403, f"the token of {person.name} has role {person.role.value}; expected {wanted}")
         return None
 

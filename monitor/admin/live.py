@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,25 @@ class Views:
     def full(self) -> bool:
         return self._open >= MAX_VIEWS
 
-    async def snapshots(self) -> AsyncGenerator[bytes]:
+    def snapshots(self) -> AsyncGenerator[bytes]:
         """The running streams and their last scores, a few times a second. No text and no client data."""
+        return self.counted(_snapshots(self._pipeline))
+
+    async def counted(self, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        """Events for one who looks on, who has a place as long as they come."""
         self._open += 1
         try:
-            while True:
-                yield openai.event(snapshot(self._pipeline))
-                await asyncio.sleep(WATCH_S)
+            async with aclosing(events):
+                async for event in events:
+                    yield event
         finally:
             self._open -= 1
+
+
+async def _snapshots(pipeline: Pipeline) -> AsyncGenerator[bytes]:
+    while True:
+        yield openai.event(snapshot(pipeline))
+        await asyncio.sleep(WATCH_S)
 
 
 def snapshot(pipeline: Pipeline) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def demo(config: Config) -> int:
         Text(f"a token is coloured when its highest score is {ROSE:.0f} or more standard deviations above neutral text", style="dim"),
     )
     console.print("[dim]These are representations of emotion concepts in the model, not feelings; a quiet probe is no proof of calm.[/dim]")
+    console.print(f"\nThe same in a browser, and a chat of your own: http://{host(config.sidecar.admin)}/page#play", highlight=False)
     return 0
 
 

@@ -132,11 +132,12 @@ class Up:
             say(f"  wrapped      {escape(config.gateway.upstream)}, its text read by the model above", highlight=False)
         else:
             say(f"  engine       {escape(host(config.engine.listen))}, behind the gateway", highlight=False)
+        say(f"  page         http://{host(config.sidecar.admin)}/page", highlight=False)
         say(f"  metrics      http://{host(config.sidecar.admin)}/metrics", highlight=False)
         say(f"  health       http://{host(config.sidecar.admin)}/health", highlight=False)
         say(f"  ledger       {escape(str(config.sidecar.ledger))}\n", highlight=False)
         say(
-            "  In another terminal: [bold]barograph watch[/bold] to look on, [bold]barograph demo[/bold] to send ten chats. Ctrl-C stops.",
+            "  Open the page to look on, and its playground to chat. In another terminal: [bold]barograph watch[/bold], [bold]barograph demo[/bold] for ten chats. Ctrl-C stops.",
             highlight=False,
         )
 

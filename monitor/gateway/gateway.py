@@ -26,6 +26,7 @@ from monitor.gateway.judging import Engine, Judging
 from monitor.gateway.reply import Limits, Reply
 from monitor.gateway.routes import PASSED, Route, encoded, normalised, refusal, route_of
 from monitor.gateway.target import Targets
+from monitor.gateway.texts import Texts
 from monitor.gateway.throttle import Throttles
 from monitor.gateway.upstream import MAX_ERROR, Refused, Upstream
 from monitor.gateway.wrapper import Reader, followed
@@ -50,10 +51,12 @@ class Gateway:
         reader: Reader | None = None,
         contents: Contents | None = None,
         tracing: Tracing | None = None,
+        texts: Texts | None = None,
     ) -> None:
         """`orders`: what people and policy engines have stopped and throttled; by default nothing, in a file beside the ledger.
 
         `reader`: who reads what an engine without a tap says. `contents`: where what is said is kept, for requests whose level asks for it. `tracing`: who makes spans of replies.
+        `texts`: where what leaves is kept for the page, of requests whose level lets anything be kept.
         """
         self.config = config
         self.pipeline = pipeline
@@ -62,6 +65,7 @@ class Gateway:
         self.orders = orders if orders is not None else Orders(ledger.path.with_name(ledger.path.name + ".orders"))
         self._contents = contents
         self._tracing = tracing
+        self.texts = texts
         self.pseudonyms = Pseudonyms(beside(ledger.path))
         self.throttles = Throttles(pipeline.streams, self.orders, ledger)
         self.engine = Engine(Upstream(config), {}, {}, Targets(config, pipeline.streams), reader)
@@ -144,6 +148,8 @@ class Gateway:
         work.client = self.pseudonyms.of("request", shown) if shown else ""
         if self._contents is not None and work.level >= Level.CONTENT:
             work.content = self._contents.of(request_id, about["tenant"], request.headers, asked.payload, body)
+        if self.texts is not None and work.level > Level.NONE:
+            work.tell(self.texts)
         if self._tracing is not None:
             work.trace = self._tracing.begin(request.headers, path, about["model"])
             ticket.trace = work.trace.id

@@ -21,6 +21,7 @@ from monitor.gateway.relay import Chunk, Relay
 from monitor.gateway.reply import Reply
 from monitor.gateway.routes import encoded
 from monitor.gateway.target import REROUTED, Targets
+from monitor.gateway.texts import Texts
 from monitor.gateway.upstream import Upstream
 from monitor.gateway.whole import Whole
 from monitor.gateway.wrapper import Reader, Wrapped
@@ -83,6 +84,10 @@ class Judging:
         self.content: Content | None = None  # where what was said is kept
         self.client = ""  # the pseudonym of the client's own id of the request
         self.on_end: Callable[[Judging, Reply[Any]], None] = lambda work, reply: None
+
+    def tell(self, texts: Texts) -> None:
+        """Keep what leaves there, for people who look on. What is told in one piece has no tokens that it could be laid beside."""
+        self._relay.on_left = lambda index, first, end, part: texts.left((self._ticket.request, index), first, end, part)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Relay:
         self.courses: dict[int, Course] = {}
         self.turn: Turn | None = None  # the reply goes on elsewhere
         self.cuts = True  # whether a chunk is cut at a token where its engine tells their texts
+        self.on_left: Callable[[int, int, int, Chunk], None] | None = None  # hears of a choice's tokens, from one to another, that leave
         self.plan: Plan | None = None  # what becomes of a reply that a rule re-routes; without one its `else`
         self._paces: dict[int, Pace] = {}
         self._hold = hold
@@ -159,6 +160,8 @@ class Relay:
             return False
         self.counts[index] = end
         self._hold.left(index, first, end)
+        if self.on_left is not None:
+            self.on_left(index, first, end, part)
         if part.get("finish_reason"):
             self._finished[index] = str(part["finish_reason"])
             self.course(index).take(Event.END)

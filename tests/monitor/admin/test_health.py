@@ -21,8 +21,10 @@ from monitor.audit.custody import Custody
 from monitor.audit.retention import Retention
 from monitor.config import GatewayConfig, SidecarConfig
 from monitor.gateway.gateway import Gateway
+from monitor.gateway.texts import Texts
 from monitor.pipeline.receiver import Receiver
 from monitor.pipeline.rulebook import Rulebook
+from monitor.pipeline.tracks import Tracks
 from probes.bank import Bank
 from tests.monitor.pipeline.rig import RULES, Rig
 from tests.rules.naive import probe_facts
@@ -31,17 +33,20 @@ from tests.rules.naive import probe_facts
 class Ward:
     """A sidecar's parts behind its admin address, all of them well."""
 
-    def __init__(self, bank: Bank, folder: Path, access: Access | None = None, **config: Any) -> None:
-        self.rig = Rig(bank, folder / "ledger")
+    def __init__(self, bank: Bank, folder: Path, access: Access | None = None, listen: str = "127.0.0.1:8400", **config: Any) -> None:
+        self.tracks = Tracks(bank.names, ("acme",), live.shown)
+        self.rig = Rig(bank, folder / "ledger", followers=(self.tracks.frame,))
+        self.tracks.serve(self.rig.pipeline)
         self.rig.pipeline.engine_state = "ok"
         self.tasks = Tasks(self.rig.pipeline.metrics)
         self.receiver = Receiver(folder / "tap.sock", self.rig.pipeline)
         (folder / "rules.yaml").write_text(RULES)
         book = Rulebook(folder / "rules.yaml", probe_facts(), self.rig.ledger)
-        self.gateway = Gateway(GatewayConfig(), self.rig.pipeline)
+        sidecar = SidecarConfig(**config)
+        texts = Texts(sidecar.page.texts) if sidecar.page.texts else None
+        self.gateway = Gateway(GatewayConfig(listen=listen), self.rig.pipeline, texts=texts)
         self.commander = Commander(self.gateway, book, folder / "ledger.commands")
         self.access = access or Access()
-        sidecar = SidecarConfig(**config)
         app = admin_app(
             self.gateway,
             self.commander,
@@ -52,6 +57,7 @@ class Ward:
             self.access,
             sidecar,
             Custody(self.rig.ledger, Retention()),
+            tracks=self.tracks,
         )
         self.web = TestClient(app, base_url="http://127.0.0.1:8401")
 
@@ -106,7 +112,20 @@ def test_too_many_views_are_told_so(ward: Ward, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_route_is_guarded(ward: Ward) -> None:
-    for path in ("/health", "/live", "/watch", "/metrics", "/rules", "/orders", "/openapi.json", "/nothing"):
+    for path in (
+        "/health",
+        "/live",
+        "/watch",
+        "/metrics",
+        "/rules",
+        "/orders",
+        "/openapi.json",
+        "/nothing",
+        "/",
+        "/page",
+        "/page/files/page.js",
+        "/page/live",
+    ):
         assert ward.web.get(path, headers={"host": "evil.example"}).status_code == 421
     for path in ("/rules/reload", "/rules/freeze", "/rules/thaw", "/alertmanager", "/commands", "/nothing"):
         assert ward.web.post(path, json={}).status_code == 403
@@ -115,7 +134,19 @@ def test_every_route_is_guarded(ward: Ward) -> None:
 def test_an_address_that_others_reach_shows_nothing_without_a_token(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, "secret")
     ward = Ward(bank, tmp_path, admin="0.0.0.0:8401")
-    for path in ("/watch", "/metrics", "/rules", "/orders", "/openapi.json"):
+    for path in (
+        "/watch",
+        "/metrics",
+        "/rules",
+        "/orders",
+        "/openapi.json",
+        "/page/about",
+        "/page/state",
+        "/page/live",
+        "/page/streams/x",
+        "/page/verdicts/0",
+        "/pages",
+    ):
         assert ward.web.get(path).status_code == 401, path
     assert ward.web.get("/live").json() == {"status": "ok"}
     assert ward.web.get("/health").json() == {"status": "ok"}  # what an orchestrator asks: no model, no reason

@@ -16,6 +16,7 @@ import httpx
 
 from monitor.config import GatewayConfig
 from monitor.gateway.gateway import Gateway
+from monitor.gateway.texts import Texts
 from monitor.http.serving import Servers
 from probes.bank import Bank
 from tests.monitor.pipeline.rig import RULES, Rig
@@ -115,8 +116,9 @@ class Scene:
         self.seen: list[Exchange] = []
         if there is not None:
             settings["targets"] = {"safe": {"upstream": f"unix:{self.folder / 't.sock'}", "model": "calm-model"}}
+        texts: Texts | None = settings.pop("texts", None)
         self.config = GatewayConfig(**{"upstream": f"unix:{self.folder / 'e.sock'}", "judge_timeout_s": 0.3, **settings})
-        self.gateway = Gateway(self.config, self.rig.pipeline)
+        self.gateway = Gateway(self.config, self.rig.pipeline, texts=texts)
         self.servers = Servers()
         self._numbers = 0
 

@@ -29,12 +29,21 @@ class Rig:
 
     def __init__(self, bank: Bank, path: Path, rules: str = RULES, **sidecar: Any) -> None:
         self.registry = CollectorRegistry()
-        levels = sidecar.pop("levels", Levels())
+        levels, followers = sidecar.pop("levels", Levels()), sidecar.pop("followers", ())
         self.ledger = ledgers.ledger(path)
         drift = Drift(bank, 1000)
         metrics = Metrics(self.registry, bank.names, drift)
         self.pipeline = Pipeline(
-            Parts(bank, RuleEngine.from_text(rules, facts(bank)), self.ledger, metrics, drift, SidecarConfig(**sidecar), levels=levels)
+            Parts(
+                bank,
+                RuleEngine.from_text(rules, facts(bank)),
+                self.ledger,
+                metrics,
+                drift,
+                SidecarConfig(**sidecar),
+                levels=levels,
+                followers=followers,
+            )
         )
         self.hello = wire.Hello(wire.VERSION, "s", 1, "e", "m", "d", bank.digest, list(bank.names), list(bank.layers))
         self.source = self.tap()
