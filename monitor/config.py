@@ -164,7 +164,7 @@ class GatewayConfig(_Frozen):
     tenant_header: str | None = Field(None, description="the header in which your own front end names the tenant; never trust a client's")
     conversation_header: str | None = Field(None, description="the header that is the same for all requests of a conversation")
     match_headers: tuple[str, ...] = Field((), description="headers that rules may select by")
-    tenants: tuple[str, ...] = Field((), description="tenants that are named in metrics; the others are counted as 'other'")
+    tenants: tuple[str, ...] = Field((), max_length=50, description="tenants that are named in metrics; the others are counted as 'other'")
     expose_scores: bool = Field(True, description="send scores to clients that ask with the header X-Barograph-Scores: 1")
 
 

@@ -80,7 +80,7 @@ async def run(config: Config) -> None:
     receiver = Receiver(config.socket, pipeline)
     otel = config.sidecar.otel
     tracing = Tracing(otel, metrics) if otel is not None else None
-    telemetry = Telemetry(otel, metrics) if otel is not None and (otel.metrics or otel.logs) else None
+    telemetry = Telemetry(otel, metrics, asyncio.get_running_loop()) if otel is not None and (otel.metrics or otel.logs) else None
     contents = Contents(ledger, config.audit.subject_header) if config.audit.levels.highest >= Level.CONTENT else None
     texts = Texts(config.sidecar.page.texts) if config.sidecar.page.texts else None
     gateway = Gateway(
@@ -150,13 +150,11 @@ async def run(config: Config) -> None:
         if mailbox is not None:
             await asyncio.to_thread(mailbox.close)
         receiver.close()
-        for beside in (contents, tracing, telemetry, feed):
-            if beside is not None:
-                await asyncio.to_thread(beside.close)
+        if contents is not None:
+            await asyncio.to_thread(contents.close)
         ledger.append("sidecar", event="stop", version=__version__, bank=bank.digest, rules=rulebook.engine.digest)
-        await asyncio.to_thread(ledger.close)
-        if kafka is not None:
-            await asyncio.to_thread(kafka.close)
+        await asyncio.to_thread(ledger.close)  # first of all: whoever hangs after this costs no record
+        await asyncio.gather(*(asyncio.to_thread(sink.close) for sink in (tracing, telemetry, feed, kafka) if sink is not None))
 
 
 async def _reload(rulebook: Rulebook) -> None:

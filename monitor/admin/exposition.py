@@ -13,6 +13,10 @@ from prometheus_client.exposition import choose_encoder
 
 from monitor.sinks import protobuf
 
+OPEN_ASKED, OPEN = (
+    "application/openmetrics-text",
+    "application/openmetrics-text; version=1.0.0",
+)  # one of three forms, whatever else is asked
 FRESH_S = 0.25  # for so long a scrape is answered by the last one's result
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when each series began: as many series again, which nobody asks for
@@ -42,11 +46,21 @@ class Exposition:
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """The text, and its content type. `accept`: what the server asks for."""
-        encode, kind = (_binary, protobuf.CONTENT_TYPE) if protobuf.asked_for(accept) else choose_encoder(accept)
+        encode, kind = (
+            (_binary, protobuf.CONTENT_TYPE) if protobuf.asked_for(accept) else choose_encoder(OPEN if OPEN_ASKED in accept else "")
+        )
         async with self._one:
             made, text = self._last.get(kind, (0.0, b""))
             if not text or time.monotonic() - made > FRESH_S:
-                taken = _Taken(list(self._registry.collect()))
+                taken = _Taken(await self._collected())
                 text = await asyncio.to_thread(encode, taken)
                 self._last[kind] = (time.monotonic(), text)
         return text, kind
+
+    async def _collected(self) -> list[Metric]:
+        """On the event loop, which others get between two collectors."""
+        found: list[Metric] = []
+        for collector in list(self._registry._collector_to_names):
+            found += collector.collect()
+            await asyncio.sleep(0)
+        return found

@@ -77,7 +77,7 @@ class Page:
         return _json({
             "now": time.time(), "today": self._tracks.today(), "running": len(self._tracks.running), "kept": len(self._tracks),
             "tokens": _sum(metrics.tokens), "not_finite": _sum(metrics.nan), "frames": _sum(metrics.frames), "frames_lost": _sum(metrics.lost),
-            "decisions": _by(metrics.decisions), "replies": _by(metrics.judged), "follow_errors": _sum(metrics.follow_errors),
+            "decisions": [each for each in _by(metrics.decisions) if each[-1]], "replies": _by(metrics.judged), "follow_errors": _sum(metrics.follow_errors),
             "hold": _mean(metrics.hold), "lag": _mean(metrics.tap_lag),
             "ledger": {"waiting": pipeline.ledger.waiting, "sealed": pipeline.ledger.checkpoint.size, "failed": pipeline.ledger.failed},
         })  # fmt: skip

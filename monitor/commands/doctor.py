@@ -177,14 +177,15 @@ def _kafka(config: Config) -> Finding:
     kafka = config.sidecar.kafka
     if kafka is None:
         return Finding("Kafka", True, "off (set sidecar.kafka.bootstrap to publish verdicts)", needed=False)
-    host, _, port = kafka.bootstrap.split(",")[0].rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-        return Finding("Kafka", True, f"{kafka.bootstrap} answers")
-    except (OSError, ValueError) as error:
-        return Finding(
-            "Kafka", False, f"{kafka.bootstrap} does not answer ({error}); verdicts wait in the ledger until it does", needed=False
-        )
+    why = ""
+    for broker in kafka.bootstrap.split(","):
+        name, _, port = broker.strip().rpartition(":")
+        try:
+            socket.create_connection((name.strip("[]"), int(port)), timeout=2).close()
+            return Finding("Kafka", True, f"{broker} answers")
+        except (OSError, ValueError) as error:
+            why = str(error)
+    return Finding("Kafka", False, f"{kafka.bootstrap} does not answer ({why}); verdicts wait in the ledger until it does", needed=False)
 
 
 def _running(config: Config) -> Iterator[Finding]:
@@ -194,6 +195,14 @@ def _running(config: Config) -> Iterator[Finding]:
         reasons, sinks = list(said.get("reasons", [])), dict(said.get("sinks", {}))
     except (httpx.HTTPError, ValueError, TypeError, AttributeError):
         return
-    yield Finding("sidecar", not reasons, "; ".join(map(str, reasons)) or "it runs, and serves", needed=False)
+    well = said.get("status") == "ok" and not reasons
+    yield Finding(
+        "sidecar",
+        well,
+        "it runs, and serves"
+        if well
+        else "; ".join(map(str, reasons)) or f"it says {said.get('status')}, and its reasons only to who has a token",
+        needed=False,
+    )
     for sink, state in sinks.items():
         yield Finding(f"sink {sink}", state == "ok", str(state), needed=False)

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 EVERY_S = 60.0
-COUNT = re.compile(r"(?P<what>.*?)(?P<done>\d+) of (?P<all>\d+)(?P<unit>.*)", re.DOTALL)
+COUNT = re.compile(
+    r"(?P<what>(?:read|wrote|calibrating|long context|evaluated|measuring)\b.*?)(?P<done>\d+) of (?P<all>\d+)(?P<unit>.*)", re.DOTALL
+)
 
 
 class Saying:

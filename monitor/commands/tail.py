@@ -80,15 +80,20 @@ def tail(ledger: Path, wanted: Wanted, count: int, follow: bool, as_json: bool) 
 def _taken(reader: Reader, joined: Joined, wanted: Wanted) -> Iterator[dict[str, Any] | None]:
     """Nothing for a record that is not wanted, so that the caller can tell the end from a boring stretch."""
     for entry in reader.take():
-        record = joined.take(json.loads(entry))
-        yield record if wanted.has(record) else None
+        try:
+            record = joined.take(json.loads(entry))
+            yield record if wanted.has(record) else None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            print("barograph: a record that cannot be read is left out; barograph audit verify says which", file=sys.stderr)
+            yield None
 
 
 def _show(console: Console, record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(record, separators=(",", ":")), flush=True)
         return
-    line = Text(datetime.fromtimestamp(record["time"]).strftime("%H:%M:%S "), style="dim")
+    record = {name: printable(value) if isinstance(value, str) else value for name, value in record.items()}
+    line = Text(datetime.fromtimestamp(float(record.get("time") or 0)).strftime("%H:%M:%S "), style="dim")
     what = str(record.get("action") or record["kind"])
     shadow = record.get("mode") == "shadow"
     line.append(f"{what:<9}", style="dim" if shadow else STYLES.get(what, "bold"))
@@ -106,9 +111,14 @@ def _more(record: dict[str, Any]) -> str:
         signals = ", ".join(
             f"{name} = {value:.2f}" for name, value in (record.get("signals") or {}).items() if isinstance(value, int | float)
         )
-        return f"{'ended' if record['event'] == 'ended' else 'fired'} at token {record['position']}{f': {signals}' if signals else ''}"
+        return f"{'ended' if record.get('event') == 'ended' else 'fired'} at token {record.get('position', '?')}{f': {signals}' if signals else ''}"
     said = (record.get("event"), record.get("decision"), record.get("outcome"), record.get("to"), record.get("why"), record.get("reason"))
     return ", ".join(str(each) for each in said if each)
+
+
+def printable(text: str) -> str:
+    """What clients call their tenants and models must not move the cursor."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _in(value: object, names: tuple[str, ...]) -> bool:

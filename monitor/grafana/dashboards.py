@@ -54,7 +54,7 @@ def _fleet() -> Any:
     )  # fmt: skip
     board.stat(
         "Coverage", "Share of the produced tokens that were judged.",
-        "1 - sum(increase(barograph_tokens_missed_total[$__range])) / clamp_min(sum(increase(barograph_tokens_missed_total[$__range])) + sum(increase(barograph_tokens_judged_total[$__range])), 1)",
+        "1 - sum(increase(barograph_tokens_missed_total[$__range])) / (sum(increase(barograph_tokens_missed_total[$__range])) + sum(increase(barograph_tokens_judged_total[$__range])))",
         unit=units.PercentUnit, bounds=((0, RED), (0.999, GREEN)),
     )  # fmt: skip
     board.row("Is anything rising?")

@@ -34,6 +34,7 @@ class Grafana:
         """prometheus: its address as Grafana reaches it. webhook: where alerts go. verdicts: records of armed ones. Raises GrafanaError."""
         with self._asking("the address itself"):
             api = GrafanaApi.from_url(self.url, credential=self.credential, timeout=15)
+            api.client.s.max_redirects = 0  # what is meant for this Grafana goes to no other
         with self._asking(f"folder {FOLDER}"):
             self._tell("folder", self._folder(api))
         with self._asking(f"data source {SOURCE}"):

@@ -246,6 +246,7 @@ class Pipeline:
                 stream = self.streams.by_slot[verdict.slot]
                 stream.verdicts.append(verdict)
                 stream.acting = deciding(stream.acting, verdict)
+            self.metrics.missed.inc(self.streams.holes(slots, positions) + int((~np.isfinite(scores)).any(axis=1).sum()))
             # Only now: a token counts as judged when its verdicts stand, whatever fails on the way.
             self.streams.take(slots, positions, scores)
             for verdict in verdicts:

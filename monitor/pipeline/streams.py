@@ -155,6 +155,10 @@ class StreamTable:
         self.history[slots, positions % HISTORY] = scores
         self.moved[slots] = time.monotonic()
 
+    def holes(self, slots: NDArray[np.intp], positions: NDArray[np.int64]) -> int:
+        """How many tokens are missing before these: slots [n, distinct], positions [n]."""
+        return int(np.maximum(positions - self.judged[slots], 0).sum())
+
     def recent(self, slot: int, first: int, end: int) -> NDArray[np.float32]:
         """Scores of the positions first to end-1, [m, k]; at most the last HISTORY."""
         first = max(first, end - HISTORY)

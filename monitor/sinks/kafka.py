@@ -72,6 +72,9 @@ class KafkaPublisher:
         self._at: int | None = None  # the first record that is not published
         self._told = 0  # how many records the last checkpoint covers that the broker has
         self._gone: dict[str, float] = {}  # topics that are not there, and until when that is believed
+        self._settled: set[tuple[int, str]] = set()  # records that were set aside and may be taken once more, by number and topic
+        self._refusing: set[str] = set()  # topics whose last record was refused
+        self.refusals = Trouble(metrics, "kafka_topics", log, f"kafka {config.bootstrap}")
         self._thread = threading.Thread(target=self._run, name="barograph-kafka", daemon=True)
 
     def start(self) -> None:
@@ -98,7 +101,7 @@ class KafkaPublisher:
         while True:
             try:
                 self._at = self._cursor.read() if self._at is None else self._at
-                reader = reader or Reader(self._ledger.path, self._at)
+                reader = reader or self._reader(self._at)
                 producer = producer or self._connect()
                 moved = self._send(producer, reader)
                 self._send_checkpoint(producer)
@@ -122,6 +125,16 @@ class KafkaPublisher:
             self._wake.clear()
         _let_go(producer, 2)
 
+    def _reader(self, at: int) -> Reader:
+        """From record `at` on. What was purged before it was published is gone: said, counted and recorded."""
+        reader = Reader(self._ledger.path, at)
+        if reader.at > at:
+            self._metrics.publish_refused.labels(self._config.topic, "Purged").inc(reader.at - at)
+            log.error("kafka %s: records %d to %d were purged before they were published", self._config.bootstrap, at, reader.at - 1)
+            self._ledger.append("publish", event="purged", first=at, last=reader.at - 1)
+            self._at = reader.at
+        return reader
+
     def _connect(self) -> Any:
         """A broker that is back is found within seconds, however long it was away.
 
@@ -139,14 +152,20 @@ class KafkaPublisher:
             return False
         sent = [(n, line, topic, self._one(producer, line, topic)) for n, line in enumerate(some) for topic in self._topics(line)]
         first, done = reader.at - len(some), 0
+        aside: dict[tuple[str, str], list[int]] = {}  # by topic and reason
         try:
-            for done, line, topic, future in sent:  # noqa: B007  those before number `done` are through
+            for done, line, topic, future in sent:
                 if (error := self._refusal(future, topic)) is None:
                     self._metrics.published.inc()
-                else:
-                    self._set_aside(line, topic, error)
+                    self._takes(topic)
+                elif (first + done, topic) not in self._settled:
+                    self._settled.add((first + done, topic))
+                    self._set_aside(line, topic, error, aside)
             done = len(some)
+            self._settled.clear()
         finally:
+            for (topic, why), numbers in aside.items():
+                self._ledger.append("publish", event="refused", records=numbers, topic=topic, why=why)
             if done:
                 self._cursor.keep(first + done, some[done - 1])
                 self._at = first + done
@@ -208,16 +227,23 @@ class KafkaPublisher:
         where = self._config.topic if kind in KINDS else commands.outcomes_topic if kind in OUTCOMES and commands is not None else None
         return [topic for topic in (where, self._config.audit_topic) if topic is not None]
 
-    def _set_aside(self, line: bytes, topic: str, error: Exception) -> None:
-        record, why = json.loads(line), type(error).__name__
+    def _set_aside(self, line: bytes, topic: str, error: Exception, aside: dict[tuple[str, str], list[int]]) -> None:
+        record = json.loads(line)
         self._refused(f"record {record['seq']}", topic, error)
         if record["kind"] != "publish":  # else the audit topic's refusals would be named for ever
-            self._ledger.append("publish", event="refused", record=record["seq"], topic=topic, why=f"{why}: {error}"[:300])
+            aside.setdefault((topic, f"{type(error).__name__}: {error}"[:300]), []).append(record["seq"])
+
+    def _takes(self, topic: str) -> None:
+        """A topic that refused takes records again."""
+        if topic in self._refusing:
+            self._refusing.discard(topic)
+            if not self._refusing:
+                self.refusals.is_over()
 
     def _refused(self, what: str, topic: str, error: Exception) -> None:
-        why = type(error).__name__
-        self._metrics.publish_refused.labels(topic, why).inc()
-        log.error("kafka %s: %s is set aside: %s refuses it: %s: %s", self._config.bootstrap, what, topic, why, error)
+        self._metrics.publish_refused.labels(topic, type(error).__name__).inc()
+        self._refusing.add(topic)
+        self.refusals.is_that(f"{topic} refuses {what} for good, which is set aside: {type(error).__name__}: {error}")
 
     def _send_checkpoint(self, producer: Any) -> None:
         """The newest signed checkpoint, as it lies on the disk: whoever keeps it can tell a ledger that was rolled back."""
@@ -231,5 +257,5 @@ class KafkaPublisher:
 
 def _let_go(producer: Any, seconds: float) -> None:
     if producer is not None:
-        with contextlib.suppress(KafkaError):  # whatever it could not send
+        with contextlib.suppress(Exception):  # whatever it could not send, and whatever becomes of it
             producer.close(timeout=seconds)

@@ -53,9 +53,11 @@ class Trace:
         span.set_attributes(
             {name: value for name, value in known.items() if value is not None} | {"barograph.judged": how, "barograph.outcome": outcome}
         )
-        for verdict in list(verdicts)[:EVENTS]:
-            if not verdict.ended:
-                span.add_event(EVALUATION, _event(verdict))
+        fired = [verdict for verdict in verdicts if not verdict.ended]
+        if len(fired) > EVENTS:  # how it began, and how it ended
+            fired = [*fired[: EVENTS // 2], *fired[-EVENTS // 2 :]]
+        for verdict in fired:
+            span.add_event(EVALUATION, _event(verdict))
         if outcome not in WELL:
             span.set_attribute(ERROR, outcome)
             span.set_status(Status(StatusCode.ERROR))

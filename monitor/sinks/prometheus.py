@@ -102,7 +102,10 @@ class Metrics:
         registry.register(self.scores)
         registry.register(DriftGauges(probes, drift))
         self.tokens = counter("tokens_judged", "Produced tokens that were scored and judged")
-        self.missed = counter("tokens_missed", "Produced tokens whose scores never came, of generations that ended")
+        self.missed = counter(
+            "tokens_missed",
+            "Produced tokens whose scores never came or were no numbers, as far as is known: holes, and what an end tells; frames that are lost with their generations are in frames_lost",
+        )
         self.nan = counter("scores_not_finite", "Tokens with a score that is not a finite number")
         self.frames = counter("frames", "Frames received from taps")
         self.tap_lag = Histogram(
@@ -180,7 +183,7 @@ class Metrics:
         self.publish_refused = counter("kafka_refused", "Records that Kafka refused for good; the ledger names them", ["topic", "reason"])
         self.sink_failing = Gauge(
             "barograph_sink_failing",
-            "1 while things cannot be sent there: kafka, scores, commands, otel, otel_metrics, otel_logs",
+            "1 while things cannot be sent there: kafka, kafka_topics (one refuses records), scores, commands, otel, otel_metrics, otel_logs",
             ["sink"],
             registry=registry,
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 
 LOST = "Connection lost: "
+FRESH_S = 30.0  # an older reason is of another trouble
 
 
 class Reasons(logging.Handler):
@@ -12,19 +14,19 @@ class Reasons(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self._why = ""
+        self._why, self._since = "", 0.0
         library = logging.getLogger("kafka")
         library.addHandler(self)
         library.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage()
-        if not self._why and LOST in said:
-            self._why = said.partition(LOST)[2]
+        if LOST in said and (not self._why or time.monotonic() - self._since > FRESH_S):
+            self._why, self._since = said.partition(LOST)[2], time.monotonic()
 
     def of(self, error: BaseException) -> str:
         """An error in words, with the reason where there is one, which is then forgotten."""
-        why, self._why = self._why, ""
+        why, self._why = self._why if time.monotonic() - self._since < FRESH_S else "", ""
         return f"{type(error).__name__}: {error}" + (f" ({why})" if why else "")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -13,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 from kafka import KafkaProducer
+from kafka.errors import MessageSizeTooLargeError
 from numpy.typing import NDArray
 
 from monitor.config import KafkaConfig, ScoresConfig
@@ -23,7 +26,8 @@ from monitor.sinks.trouble import Trouble
 
 log = logging.getLogger("barograph.kafka")
 
-MAX_ROWS = 200_000  # tokens that wait for the thread
+MAX_WAITING = 2_000_000  # numbers that wait for the thread: 300,000 tokens of seven probes
+MAX_MESSAGE = 400_000  # bytes of one, about: half of what brokers take by default
 RETRY_S = 1.0
 ABOUT = ("model", "tenant", "route", "adapter", "engine")
 
@@ -98,11 +102,11 @@ class ScoreFeed:
         if not len(judged.slots):
             return
         with self._lock:
-            if self._waiting + len(judged.slots) > MAX_ROWS:
+            if self._waiting + judged.scores.size > MAX_WAITING:
                 self._metrics.scores_dropped.inc(len(judged.slots))
                 return
             self._rows.append(Rows(self._numbers[judged.slots], judged.positions, judged.scores, time.time()))
-            self._waiting += len(judged.slots)
+            self._waiting += judged.scores.size
 
     def _begin(self, stream: Stream) -> None:
         if stream.slot >= len(self._numbers):
@@ -126,6 +130,10 @@ class ScoreFeed:
                 self.trouble.is_that(REASONS.of(error))
                 self._metrics.publish_errors.inc()
                 self._drop_all()
+                if producer is not None:
+                    with contextlib.suppress(Exception):  # it may be of no use for good; a new one is made
+                        producer.close(timeout=0)
+                    producer = None
                 self._stop.wait(RETRY_S)
             if stopping:
                 break
@@ -150,7 +158,11 @@ class ScoreFeed:
         try:
             for tokens, key, name, message in self._messages(rows):
                 if self._sent < self._scores.waiting:
-                    self._send(producer, tokens, key, name, message)
+                    try:
+                        self._send(producer, tokens, key, name, message)
+                    except (MessageSizeTooLargeError, ValueError) as error:  # of this one alone
+                        self.trouble.is_that(REASONS.of(error))
+                        continue
                     left -= tokens
         finally:  # what the broker is too slow for, what failed and what came behind it, and streams that began before we followed
             self._metrics.scores_dropped.inc(left)
@@ -197,25 +209,27 @@ class ScoreFeed:
             return
         numbers = np.concatenate([each.streams for each in rows])
         positions = np.concatenate([each.positions for each in rows])
-        scores = np.concatenate([each.scores for each in rows]).round(3).astype(object)
-        scores[~np.isfinite(scores.astype(np.float32))] = None
+        scores = np.concatenate([each.scores for each in rows])
         times = np.repeat([each.time for each in rows], [len(each.streams) for each in rows])
         order = np.lexsort((positions, numbers))
         starts = np.flatnonzero(np.r_[True, np.diff(numbers[order]) != 0])
-        for part in np.split(order, starts[1:]):
-            about = self._about.get(int(numbers[part[0]]))
-            if about is None:
+        size = MAX_MESSAGE // (10 * scores.shape[1] + 10) if self._scores.form == "arrays" else 1
+        for whole in np.split(order, starts[1:]):
+            if (about := self._about.get(int(numbers[whole[0]]))) is None:
                 continue
-            key = about["stream"]
-            if self._scores.form == "arrays":
-                yield len(part), key, f"{key}/{positions[part[0]]}", msgspec.json.encode(
-                    {
-                        **about, "since": float(times[part].min()), "until": float(times[part].max()), "positions": positions[part].tolist(),
-                        "scores": dict(zip(self._probes, scores[part].T.tolist(), strict=True)),
-                    }
-                )  # fmt: skip
-                continue
-            for at in part.tolist():
-                each = {**about, "time": float(times[at]), "position": int(positions[at])}
-                named: Mapping[str, float | None] = dict(zip(self._probes, scores[at].tolist(), strict=True))
-                yield 1, key, f"{key}/{positions[at]}", msgspec.json.encode({**each, "scores": named})
+            for part in np.split(whole, np.arange(size, len(whole), size)):
+                name = f"{about['stream']}/{positions[part[0]]}"
+                yield len(part), about["stream"], name, self._message(about, positions[part], scores[part], times[part])
+
+    def _message(
+        self, about: dict[str, str], positions: NDArray[np.int64], scores: NDArray[np.float32], times: NDArray[np.float64]
+    ) -> bytes:
+        columns = scores.T.astype(np.float64).round(3).tolist()  # as the float that is written short
+        if not np.isfinite(scores).all():
+            columns = [[value if math.isfinite(value) else None for value in column] for column in columns]
+        if self._scores.form == "arrays":
+            named = dict(zip(self._probes, columns, strict=True))
+            span = {"since": float(times.min()), "until": float(times.max())}
+            return msgspec.json.encode({**about, **span, "positions": positions.tolist(), "scores": named})
+        one = {probe: column[0] for probe, column in zip(self._probes, columns, strict=True)}
+        return msgspec.json.encode({**about, "time": float(times[0]), "position": int(positions[0]), "scores": one})

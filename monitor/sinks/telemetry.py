@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -26,8 +27,11 @@ OURS = ("barograph_", "process_")
 class Telemetry:
     """Metrics every `metrics_every_s`, log lines as they come. Names and labels are those of /metrics; a counter's name is without its `_total`."""
 
-    def __init__(self, config: OtelConfig, metrics: Metrics) -> None:
+    def __init__(self, config: OtelConfig, metrics: Metrics, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """`loop`: where what the metrics count is changed, so where they are read; without it, here."""
         from opentelemetry.sdk.resources import Resource
+
+        self._loop = loop
 
         self._config = config
         self._registry: CollectorRegistry = metrics.registry
@@ -51,8 +55,7 @@ class Telemetry:
         """Send what is there once more, within the timeout of one export for each signal."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(2 * self._config.timeout_s)
-            self._exporter.shutdown(timeout_millis=1000)
+            self._thread.join(self._config.timeout_s)  # what hangs longer is a daemon's, and ends with the process
         if self._logs is not None:
             provider, handler = self._logs
             logging.getLogger(LOGGER).removeHandler(handler)
@@ -74,9 +77,18 @@ class Telemetry:
         from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-        found = list(converted(self._registry.collect(), self._began, time.time_ns()))
+        found = list(converted(self._families(), self._began, time.time_ns()))
         scope = ScopeMetrics(InstrumentationScope("barograph", __version__), found, "")
         return MetricsData([ResourceMetrics(self._resource, [scope], "")])
+
+    def _families(self) -> list[Family]:
+        if self._loop is None:
+            return list(self._registry.collect())
+
+        async def collected() -> list[Family]:
+            return list(self._registry.collect())
+
+        return asyncio.run_coroutine_threadsafe(collected(), self._loop).result(self._config.timeout_s)
 
     def _logging(self, endpoint: str, trouble: Trouble) -> Any:
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
@@ -128,7 +140,7 @@ def converted(families: Iterable[Family], began: int, now: int) -> Iterator[Any]
                 for sample in family.samples if not counts or sample.name.endswith("_total")
             ]  # fmt: skip
             data = Sum(points, AggregationTemporality.CUMULATIVE, True) if counts else Gauge(points)
-        yield Metric(family.name, family.documentation, unit, data)
+        yield Metric(family.name + ("_info" if family.type == "info" else ""), family.documentation, unit, data)
 
 
 def _histograms(family: Family, began: int, now: int) -> Iterator[Any]:

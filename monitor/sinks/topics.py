@@ -62,7 +62,11 @@ def topics(config: KafkaConfig) -> list[Topic]:
     named["scores"] = config.scores.topic if config.scores is not None else None
     if config.commands is not None:
         named |= {"commands": config.commands.topic, "outcomes": config.commands.outcomes_topic}
-    return [Topic(name, use, {"retention.ms": str(KEPT_DAYS[use] * DAY_MS)}) for use, name in named.items() if name is not None]
+    uses: dict[str, str] = {}  # one topic may serve several uses; then the longest keeps it
+    for use, name in named.items():
+        if name is not None and KEPT_DAYS[use] > KEPT_DAYS.get(uses.get(name, ""), 0):
+            uses[name] = use
+    return [Topic(name, use, {"retention.ms": str(KEPT_DAYS[use] * DAY_MS)}) for name, use in uses.items()]
 
 
 def create(config: KafkaConfig, partitions: int, replicas: int) -> dict[str, str]:

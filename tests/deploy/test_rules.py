@@ -48,6 +48,7 @@ QUIET = {
 # What is otherwise than in a quiet hour, and when the alert has come. Of the objectives: four times and twenty times the budget.
 BAD: dict[str, tuple[list[dict[str, str]], str]] = {
     "Down": ([series("up", "1x10 0x50")], "13m"),
+    "TapGone": ([series("barograph_taps_connected", "2x10 1x50")], "17m"),
     "NoTap": ([series("barograph_taps_connected", "1x10 0x50")], "17m"),
     "TapFailed": ([series("barograph_taps_failed", "0x10 1x50")], "13m"),
     "TapUnproved": ([series("barograph_taps_unproved", "0x10 1x50")], "17m"),
@@ -115,6 +116,40 @@ def test_a_quiet_time_fires_nothing(tmp_path: Path) -> None:
         ]
     }
     assert promtool(tmp_path, list(QUIET.values()), asked) == ""
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("KafkaRefuses", series("barograph_kafka_refused_total", "_x12 1x50", topic="t", reason="new")),
+        ("TaskDied", series("barograph_task_failures_total", "_x12 1x50", task="new")),
+    ],
+)
+def test_the_first_of_its_kind_is_seen(tmp_path: Path, name: str, first: dict[str, str]) -> None:
+    """A series that begins at 1 has no increase."""
+    firing = f'sum(ALERTS{{alertname="Barograph{name}", alertstate="firing"}}) > bool 0'
+    asked = {"promql_expr_test": [{"expr": firing, "eval_time": "15m", "exp_samples": [{"labels": "{}", "value": 1}]}]}
+    assert promtool(tmp_path, until(otherwise([first]), "15m"), asked) == ""
+
+
+@needs_promtool
+def test_a_sidecar_that_nobody_scrapes_is_missed(tmp_path: Path) -> None:
+    firing = 'sum(ALERTS{alertname="BarographDown", alertstate="firing"}) > bool 0'
+    asked = {"promql_expr_test": [{"expr": firing, "eval_time": "10m", "exp_samples": [{"labels": "{}", "value": 1}]}]}
+    other = {"series": 'up{job="other"}', "values": "1x30"}
+    assert promtool(tmp_path, [other], asked) == ""
+
+
+@needs_promtool
+def test_a_handful_of_tokens_wakes_nobody(tmp_path: Path) -> None:
+    few = [series("barograph_tokens_judged_total", "0+0.1x200"), series("barograph_tokens_missed_total", "0+0.1x200")]
+    asked = {
+        "alert_rule_test": [
+            {"eval_time": "3h", "alertname": f"BarographCoverageBurns{speed}", "exp_alerts": []} for speed in ("Fast", "Slow")
+        ]
+    }
+    assert promtool(tmp_path, few, asked) == ""
 
 
 @needs_promtool

@@ -195,7 +195,7 @@ def test_a_record_that_is_refused_for_good_is_set_aside(tmp_path: Path, bank: Ba
     assert (headers["ce_specversion"], headers["ce_subject"], headers["content-type"]) == (b"1.0", b"s0#0", b"application/json")
     assert registry.get_sample_value("barograph_kafka_refused_total", {"topic": TOPIC, "reason": "MessageSizeTooLargeError"}) == 1
     (named,) = [each for each in ledgers.records(ledger.path, ledger) if each["kind"] == "publish"]
-    assert (named["record"], named["topic"]) == (1, TOPIC)
+    assert (named["records"], named["topic"]) == ([1], TOPIC)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the broker is a Linux binary")

@@ -105,7 +105,9 @@ def test_what_is_too_large_is_set_aside_alone(publication: Publication, limit: i
     publication.all_sent()
     assert publication.turns(topic) == [turn for turn in range(300) if turn not in (200, 201)]
     assert publication.refused() == {(topic, "MessageSizeTooLargeError"): 2}
-    assert [(each["record"], each["topic"]) for each in publication.set_aside()] == [(number, topic) for number in large]
+    assert [(number, each["topic"]) for each in publication.set_aside() for number in each["records"]] == [
+        (number, topic) for number in large
+    ]
 
 
 def test_a_topic_without_permission_holds_up_no_other(publication: Publication) -> None:
@@ -124,7 +126,7 @@ def test_a_topic_without_permission_holds_up_no_other(publication: Publication) 
     publication.all_sent()
     assert publication.turns("barograph.allowed") == list(range(31))
     assert publication.read("forbidden") == []
-    assert [each["record"] for each in publication.set_aside()] == denied
+    assert [number for each in publication.set_aside() for number in each["records"]] == denied
     eventually(
         lambda: publication.refused()[("forbidden", "TopicAuthorizationFailedError")] > len(denied), "the checkpoint is refused too", 60
     )
@@ -138,7 +140,7 @@ def test_an_audit_topic_that_refuses_is_no_loop(publication: Publication) -> Non
     publication.start(topic="barograph.round", audit_topic="forbidden.audit")
     publication.all_sent()
     assert publication.turns("barograph.round") == [0, 1, 2]
-    assert [each["record"] for each in publication.set_aside()] == numbers
+    assert [number for each in publication.set_aside() for number in each["records"]] == numbers
     publication.all_sent()
     assert publication.refused() == {("forbidden.audit", "TopicAuthorizationFailedError"): 6}
     assert len(publication.set_aside()) == 3
@@ -165,7 +167,7 @@ def test_a_topic_that_is_deleted_under_way_holds_up_no_other(publication: Public
     lost = both(range(20, 60))
     publication.all_sent()
     assert publication.turns("barograph.stays") == list(range(60))
-    assert sorted(each["record"] for each in publication.set_aside()) == lost
+    assert sorted(number for each in publication.set_aside() for number in each["records"]) == lost
     assert sum(publication.refused().values()) == len(lost)
     broker.create("barograph.goes")
 

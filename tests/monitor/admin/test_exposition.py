@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Iterator
 
+import pytest
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from monitor.admin import exposition as module
 from monitor.admin.exposition import Exposition
@@ -16,18 +18,18 @@ from monitor.admin.exposition import Exposition
 OPEN = "application/openmetrics-text; version=1.0.0"
 
 
-class Counting(CollectorRegistry):
+class Counting(Collector):
     """How often it is read."""
 
     times = 0
 
     def collect(self) -> Iterator[Metric]:
         self.times += 1
-        return super().collect()
+        yield GaugeMetricFamily("times", "How often.", 1)
 
 
-def registry(series: int = 1) -> tuple[Counting, Counter]:
-    made = Counting()
+def registry(series: int = 1) -> tuple[CollectorRegistry, Counter]:
+    made = CollectorRegistry()
     counter = Counter("things", "Things.", ["name"], registry=made)
     for number in range(series):
         counter.labels(str(number)).inc(number)
@@ -35,14 +37,15 @@ def registry(series: int = 1) -> tuple[Counting, Counter]:
 
 
 def test_fifty_at_once_are_read_once() -> None:
-    made, _ = registry()
+    made, counting = CollectorRegistry(), Counting()
+    made.register(counting)
 
     async def scrape() -> list[tuple[bytes, str]]:
         exposition = Exposition(made)
         return await asyncio.gather(*(exposition.text("") for _ in range(50)))
 
     answers = asyncio.run(scrape())
-    assert made.times == 1
+    assert counting.times == 2  # once when it was registered
     assert len(set(answers)) == 1
 
 
@@ -88,3 +91,16 @@ def test_others_go_on_while_a_large_one_is_written() -> None:
 
     longest, took = min(asyncio.run(scrape()) for _ in range(3))
     assert longest < 0.6 * took
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=abc", "application/openmetrics-text;version=9.9.9", "\x00", "*/*", "a" * 5000]
+)
+def test_whatever_is_asked_is_one_of_three_forms(accept: str) -> None:
+    """Else each of many versions would be kept, and a wrong one would be an error of ours."""
+    made, _ = registry()
+    exposition = Exposition(made)
+    for number in range(20):
+        text, _ = asyncio.run(exposition.text(f"{accept}{number}"))
+        assert b"things_total" in text
+    assert len(exposition._last) == 1

@@ -51,3 +51,9 @@ def test_a_terminal_gets_a_bar(monkeypatch: object) -> None:
     assert "3/3" in out.getvalue()
     assert "bank written\n" in out.getvalue()
     assert say._bar is None
+
+
+def test_a_result_with_numbers_is_no_count() -> None:
+    out = io.StringIO()
+    Saying(out)("panic: 3 of 5 canaries raise it")
+    assert out.getvalue() == "panic: 3 of 5 canaries raise it\n"

@@ -85,3 +85,15 @@ def test_it_follows_what_comes(ledger: Any) -> None:
         finally:
             process.kill()
     assert (json.loads(lines[0])["rule"], json.loads(lines[0])["tenant"]) == ("late", "acme")
+
+
+def test_names_of_clients_do_not_move_the_cursor(tmp_path: Path) -> None:
+    made = ledgers.ledger(tmp_path / "other")
+    made.append("stream", event="begin", stream="a#0", request={"tenant": "x\x1b[2J\n00:00:00 halt forged\x9b", "model": "m"})
+    made.append("verdict", stream="a#0", rule="r", action="alert", mode="armed", **FIRED)
+    made.append("verdict", stream="a#0", rule="no position", action="alert", mode="armed", event="fired")  # a record of a damaged ledger
+    assert made.flush()
+    said = tail(made)
+    assert r"x\x1b[2J\n00:00:00 halt forged\x9b" in said
+    assert "\x1b" not in said
+    assert len(said.splitlines()) == 2

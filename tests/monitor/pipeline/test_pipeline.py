@@ -220,8 +220,9 @@ def test_generations_are_told_by_what_becomes_of_their_tokens(rig: Rig) -> None:
     rig.frame([(0, 1, 4.0), (1, 2, 0.0), (2, 1, float("nan")), (3, 1, 0.0)])  # halted, a hole, no number, well
     states = {state: rig.sample("barograph_streams_state", state=state, model="m") for state in ("judged", "ending", "lost", "throttled")}
     assert states == {"judged": 1, "ending": 1, "lost": 2, "throttled": 0}
+    assert rig.sample("barograph_tokens_missed_total") == 2  # the hole, and what was no number
     rig.frame([], ends=[(1, 5)])
-    assert rig.sample("barograph_tokens_missed_total") == 2  # of five tokens three were there, one of them behind the hole
+    assert rig.sample("barograph_tokens_missed_total") == 4  # and the two that never came before the end
 
 
 def test_series_of_verdicts_are_there_before_the_first(rig: Rig) -> None:

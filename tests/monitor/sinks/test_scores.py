@@ -144,7 +144,7 @@ def test_what_a_broker_does_not_take_is_counted(bank: Bank, producer: Producer, 
 
 
 def test_rows_that_wait_are_bounded(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ROWS", 10)
+    monkeypatch.setattr(module, "MAX_WAITING", 20)
     following, registry = feed(bank)
     for position in range(25):
         following.follow(frame([(0, position)], (began(0, "a#0"),) if position == 0 else ()))
