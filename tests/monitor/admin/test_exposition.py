@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -70,28 +69,23 @@ def test_each_format_is_its_own_and_a_later_scrape_is_fresh() -> None:
 
 
 def test_others_go_on_while_a_large_one_is_written() -> None:
-    """The longest time in which nothing else ran is a small part of what the writing takes."""
-    made, _ = registry(40_000)
+    made, _ = registry(20_000)
 
-    async def scrape() -> tuple[float, float]:
-        exposition, longest, last = Exposition(made), 0.0, time.perf_counter()
+    async def scrape() -> int:
+        exposition, turns = Exposition(made), 0
 
         async def others() -> None:
-            nonlocal longest, last
+            nonlocal turns
             while True:
                 await asyncio.sleep(0)
-                now = time.perf_counter()
-                longest, last = max(longest, now - last), now
+                turns += 1
 
         beside = asyncio.create_task(others())
-        started = time.perf_counter()
         await exposition.text("")
-        took = time.perf_counter() - started
         beside.cancel()
-        return longest, took
+        return turns
 
-    longest, took = min(asyncio.run(scrape()) for _ in range(3))
-    assert longest < 0.6 * took
+    assert asyncio.run(scrape()) > 5  # written on the loop, there would be two: before and after
 
 
 @pytest.mark.parametrize(
