@@ -20,13 +20,14 @@ from monitor.audit.levels import Level, Levels
 from monitor.config import SidecarConfig
 from monitor.errors import WireError
 from monitor.pipeline.bounds import IDLE_S, MAX_RECORDED, MAX_TABLE, MAX_WHY, Refused, check_begins, check_failed, check_frame, check_hello
+from monitor.pipeline.gauges import watch
 from monitor.pipeline.proof import Proof
 from monitor.pipeline.records import Records
 from monitor.pipeline.scores import ScoreLog
 from monitor.pipeline.source import Source
 from monitor.pipeline.steering import Steering
 from monitor.pipeline.streams import Stream, StreamTable
-from monitor.sinks.prometheus import Metrics, Running, StreamGauges
+from monitor.sinks.prometheus import Metrics
 from probes.bank import Bank
 from probes.drift import Drift
 from probes.passport import Passport
@@ -100,9 +101,8 @@ class Pipeline:
         self._steering = Steering(self.streams, self.bank.names, self._records, self.metrics)
         self.engine_state = "waiting for the engine"  # what the gateway knows of it: ok, or what is wrong
         self.on_throttle: Callable[[Verdict, Stream], None] = lambda verdict, stream: None  # who throttles tenants
-        self.metrics.registry.register(StreamGauges(self._running))
         self.metrics.bank_info.info({"digest": self.bank.digest, "model": self.bank.card.model.name, "probes": str(len(self.bank.names))})
-        self._gauges()
+        watch(self)
 
     def use(self, rules: RuleEngine) -> None:
         """Judge by other rules from the next frame on. Running streams keep what they have been through."""
@@ -413,42 +413,6 @@ class Pipeline:
         self.rules.end(stream.slot)
         source.remove(stream)
         self.streams.end(stream)
-
-    def _running(self) -> dict[str, Running]:
-        slots: dict[str, list[int]] = {}
-        for source in self.sources:
-            slots.setdefault(source.label, []).extend(stream.slot for stream in source.streams.values())
-        names = [rule.rule for rule in self.rules.rules]
-        found = {}
-        for model, each in slots.items():
-            firing = dict(zip(names, self.rules.firing(np.array(each, np.intp)).tolist(), strict=True))
-            peaks = self.streams.peak[each].max(axis=0).tolist() if each else []
-            found[model] = Running(
-                len(each),
-                self._states(each),
-                firing,
-                {name: peak for name, peak in zip(self.bank.names, peaks, strict=False) if np.isfinite(peak)},
-            )
-        return found
-
-    def _states(self, slots: list[int]) -> dict[str, int]:
-        lost = self.streams.gap[slots] | self.streams.nan[slots]
-        found = dict.fromkeys(("judged", "throttled", "ending", "lost"), 0)
-        for slot, is_lost in zip(slots, lost.tolist(), strict=True):
-            stream = self.streams.by_slot[slot]
-            found["ending" if stream.acting is not None else "lost" if is_lost else "throttled" if stream.throttles else "judged"] += 1
-        return found
-
-    def _gauges(self) -> None:
-        """Counted when somebody asks, not at every frame."""
-        metrics, sources = self.metrics, self.sources
-        metrics.taps.set_function(lambda: len(sources))
-        metrics.tap_failed.set_function(lambda: sum(bool(source.failed) for source in sources))
-        metrics.unproved.set_function(lambda: sum(source.check is None or not source.check.ok for source in sources))
-        metrics.stale.set_function(lambda: sum(bool(source.stale) for source in sources))
-        metrics.ledger_failed.set_function(lambda: bool(self.ledger.failed))
-        metrics.ledger_waiting.set_function(lambda: self.ledger.waiting)
-        metrics.ledger_sealed.set_function(lambda: self.ledger.checkpoint.size)
 
 
 def deciding(before: Verdict | None, verdict: Verdict) -> Verdict | None:
