@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.core import Metric
@@ -17,7 +17,6 @@ OPEN_ASKED, OPEN = (
     "application/openmetrics-text",
     "application/openmetrics-text; version=1.0.0",
 )  # one of three forms, whatever else is asked
-FRESH_S = 0.25  # for so long a scrape is answered by the last one's result
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when each series began: as many series again, which nobody asks for
 
@@ -37,11 +36,11 @@ def _binary(taken: _Taken) -> bytes:
 
 
 class Exposition:
-    """Reads the metrics on the event loop, where what they count is changed, and writes them in a thread."""
+    """Reads the metrics on the event loop, where what they count is changed, and writes them in a thread. Whoever asks before a reading has begun shares it, so that what they get is never older than their question."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._last: dict[str, tuple[float, bytes]] = {}  # by content type
+        self._next: dict[str, asyncio.Task[bytes]] = {}  # by content type, the reading that has not begun
         self._one = asyncio.Lock()
 
     async def text(self, accept: str) -> tuple[bytes, str]:
@@ -49,13 +48,14 @@ class Exposition:
         encode, kind = (
             (_binary, protobuf.CONTENT_TYPE) if protobuf.asked_for(accept) else choose_encoder(OPEN if OPEN_ASKED in accept else "")
         )
+        if (reading := self._next.get(kind)) is None:
+            reading = self._next[kind] = asyncio.create_task(self._read(kind, encode))
+        return await asyncio.shield(reading), kind
+
+    async def _read(self, kind: str, encode: Callable[[Any], bytes]) -> bytes:
         async with self._one:
-            made, text = self._last.get(kind, (0.0, b""))
-            if not text or time.monotonic() - made > FRESH_S:
-                taken = _Taken(await self._collected())
-                text = await asyncio.to_thread(encode, taken)
-                self._last[kind] = (time.monotonic(), text)
-        return text, kind
+            del self._next[kind]  # who comes from here on gets the one after this
+            return await asyncio.to_thread(encode, _Taken(await self._collected()))
 
     async def _collected(self) -> list[Metric]:
         """On the event loop, which others get between two collectors."""

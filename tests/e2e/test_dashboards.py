@@ -21,7 +21,7 @@ from tests.stack import Stack, eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus")
 
-SECONDS = 40
+SECONDS = 30
 RULES = """
 rules:
 - {rule: panic_rises, desc: d, when: panic.ewma(8) > 0.5, do: alert, mode: armed, severity: critical}
