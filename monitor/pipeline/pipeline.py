@@ -233,7 +233,9 @@ class Pipeline:
             metrics.tokens.inc(len(batch.slots))
             metrics.scores.observe(batch.scores, batch.source.label)
             self.drift.observe(batch.scores)
-            metrics.nan.inc(int((~np.isfinite(batch.scores)).any(axis=1).sum()))
+            unknown = int((~np.isfinite(batch.scores)).any(axis=1).sum())
+            metrics.nan.inc(unknown)
+            metrics.missed.inc(unknown)
 
     def judge(self, batch: Batch) -> None:
         now = time.monotonic()
@@ -246,7 +248,7 @@ class Pipeline:
                 stream = self.streams.by_slot[verdict.slot]
                 stream.verdicts.append(verdict)
                 stream.acting = deciding(stream.acting, verdict)
-            self.metrics.missed.inc(self.streams.holes(slots, positions) + int((~np.isfinite(scores)).any(axis=1).sum()))
+            self.metrics.missed.inc(self.streams.holes(slots, positions))
             # Only now: a token counts as judged when its verdicts stand, whatever fails on the way.
             self.streams.take(slots, positions, scores)
             for verdict in verdicts:

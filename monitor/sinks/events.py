@@ -124,9 +124,7 @@ class Outcome(Record):
     outcome: str
 
 
-class ScoreArrays(Event):
-    """A stream's scores since the last message: every token that was judged, unless the broker was too slow for it."""
-
+class _Scored(Event):
     stream: Name
     grade: str
     model: str
@@ -134,22 +132,20 @@ class ScoreArrays(Event):
     route: str
     adapter: str
     engine: str
+
+
+class ScoreArrays(_Scored):
+    """A stream's scores since the last message: every token that was judged, unless the broker was too slow for it."""
+
     since: float = Field(description="when the first token was judged, in seconds since 1970")
     until: float = Field(description="when the last one was")
     positions: list[int] = Field(description="of the tokens, rising; a hole is a drop")
     scores: Scores
 
 
-class ScoreToken(Event):
+class ScoreToken(_Scored):
     """One token's scores, with `kafka.scores.form: tokens`."""
 
-    stream: Name
-    grade: str
-    model: str
-    tenant: str
-    route: str
-    adapter: str
-    engine: str
     time: float
     position: int = Field(ge=0)
     scores: dict[str, Number]

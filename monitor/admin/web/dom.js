@@ -52,3 +52,20 @@ export const many = (number, one) => `${count(number)} ${one}${number === 1 ? ""
 export function chips(verdict) {
   return [make("span", { class: `chip ${verdict.mode}` }, verdict.mode), " ", make("span", { class: "chip" }, verdict.action)];
 }
+
+const EVERY_MS = 2000;
+
+// A view that asks for what it shows when it is opened, and again every other second while it is.
+export class Polled {
+  asked = 0;
+
+  show() {
+    this.load();
+  }
+
+  hide() {}
+
+  tick() {
+    if (performance.now() - this.asked > EVERY_MS) this.load();
+  }
+}

@@ -1,13 +1,12 @@
 // Whether the sidecar can do its work, and how much of what was said was judged.
-import { count, fill, make, many, say } from "./dom.js";
+import { Polled, count, fill, make, many, say } from "./dom.js";
 import { get, health } from "./wire.js";
 
-const EVERY_MS = 2000;
-
-export class Health {
+export class Health extends Polled {
   title = "Health and coverage";
 
   constructor(context) {
+    super();
     this.context = context;
     this.lead = make("p", { class: "dim", role: "status" });
     this.reasons = make("ul", { class: "reasons" });
@@ -22,17 +21,6 @@ export class Health {
         make("section", { class: "panel", "aria-label": "Taps" }, make("h2", {}, "Taps"), table(["Model", "Engine", "State"], this.taps, 3)),
         make("section", { class: "panel", "aria-label": "Replies" }, make("h2", {}, "Replies, by how they were judged"), table(["How", "Replies"], this.replies)),
         make("section", { class: "panel", "aria-label": "Decisions" }, make("h2", {}, "Chunks decided without a good score"), table(["Condition", "Decision", "Chunks"], this.decisions))));
-    this.asked = 0;
-  }
-
-  show() {
-    this.load();
-  }
-
-  hide() {}
-
-  tick() {
-    if (performance.now() - this.asked > EVERY_MS) this.load();
   }
 
   async load() {

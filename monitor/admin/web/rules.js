@@ -1,29 +1,17 @@
 // The rules in force, what they would have done today, and the switch between shadow and armed.
-import { count, fill, make, many, say } from "./dom.js";
+import { Polled, count, fill, make, many, say } from "./dom.js";
 import { Refused, ask, askToken, get, post } from "./wire.js";
 
-const EVERY_MS = 2000;
-
-export class Rules {
+export class Rules extends Polled {
   title = "Rules";
 
   constructor(context) {
+    super();
     this.context = context;
     this.lead = make("p", { class: "dim" });
     this.said = make("p", { role: "status" });
     this.list = make("div", { class: "panel" });
     this.element = make("div", {}, make("div", { class: "head" }, make("div", {}, make("h1", { tabindex: "-1" }, this.title), this.lead)), this.said, this.list);
-    this.asked = 0;
-  }
-
-  show() {
-    this.load();
-  }
-
-  hide() {}
-
-  tick() {
-    if (performance.now() - this.asked > EVERY_MS) this.load();
   }
 
   async load() {
