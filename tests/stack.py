@@ -132,7 +132,7 @@ class Stack:
 
     def change(self, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         """A change on the admin address, by whoever has the token."""
-        return httpx.post(self.admin(path), json=body or {}, headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
+        return httpx.post(self.admin(path), json=body or {}, headers={"authorization": f"Bearer {ADMIN_TOKEN}"}, timeout=60)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
