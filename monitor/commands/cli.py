@@ -82,9 +82,11 @@ def _config(path: Path | None, model: str | None, bank: Path | None, signed: boo
     return config.model_copy(update=changes)
 
 
-def _no_core() -> None:
-    """A crash leaves no picture of the memory: prompts are in it, and tokens."""
+def _limits() -> None:
+    """A crash leaves no picture of the memory: prompts are in it, and tokens. And a thousand connections must not take the files that the ledger needs."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @app.callback(invoke_without_command=True)
@@ -107,7 +109,7 @@ def engine(
     context: typer.Context, config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None, signed: SignedOption = False
 ) -> None:
     """Serve a model with the tap inside (one process of `up`)."""
-    _no_core()
+    _limits()
     settings = _config(config, model, bank, signed)
     if context.invoked_subcommand is not None:
         context.obj = (settings, config)
@@ -160,7 +162,7 @@ def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOp
 
     from monitor.sidecar import run
 
-    _no_core()
+    _limits()
     uvloop.run(run(_config(config, model, bank, signed)))
 
 
