@@ -65,7 +65,24 @@ def check(line: str, whole: str) -> None:
         command, seen = command.commands[name], [*seen, name]
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
     for word in words:
-        if word == "--" or seen and seen[-1] in PASSED_ON and word == "MODEL":
+        if word == "--" or (seen and seen[-1] in PASSED_ON and word == "MODEL"):
             return
         if word.startswith("-") and len(word) > 1 and not word[1].isdigit():
             assert word.partition("=")[0] in known, f"`{whole}`: `{' '.join(seen)}` has no option {word}"
+
+
+def test_what_the_threat_model_names_is_there() -> None:
+    from tests.abuse.abuses import ABUSES
+
+    shown = [line.split(" | ")[-1] for line in (ROOT / "docs/threat-model.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    found = 0
+    for cell in shown:
+        folder = ""
+        for name in re.findall(r"`((?:tests/|deploy/|test_)[\w/.]+)`", cell):
+            path = name if "/" in name else f"{folder}/{name}"  # a second file of the same folder
+            folder = path.rpartition("/")[0]
+            assert (ROOT / path).exists(), f"{path}, in: {cell}"
+            found += 1
+        for names in re.findall(r"`tests/abuse` \(([^)]*)\)", cell):
+            assert set(re.findall(r"`(\w+)`", names)) <= ABUSES.keys(), cell
+    assert found > 30
