@@ -78,7 +78,7 @@ wheels() { # what the lock names, fetched once
 sidecar() {
     local context digest wheel_sha256 base archive sbom
     context=$(mktemp -d "$cache/context.XXXXXX")
-    trap 'rm -rf "$context"' EXIT
+    trap "rm -rf '$context'" EXIT
     base=$(base python3.11,python3-pip,ca-certificates)
     cp -r "$(wheels deploy/images/sidecar.lock)" "$context/wheels"
     wheel_sha256=$(wheel "$context")
