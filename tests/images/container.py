@@ -35,11 +35,10 @@ class Container:
                 "args": [*(about["Entrypoint"] if entrypoint is None else entrypoint), *command],
                 "env": [f"{name}={value}" for name, value in env.items()],
                 "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
-                "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 65536, "soft": 65536}],
             },
             "root": {"path": str(root), "readonly": True},
             "mounts": [
-                {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+                {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev", "subset=pid"]},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755", "size=64k"]},
                 {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "noexec", "mode=1777"]},
                 *(
@@ -49,8 +48,6 @@ class Container:
             ],
             "linux": {
                 "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
-                "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list"],
-                "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"],
             },
         }  # fmt: skip
         folder.mkdir()
