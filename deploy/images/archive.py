@@ -47,6 +47,7 @@ class Archive:
         """With owners and modes, so as root."""
         for layer in self._layers():
             layer.extractall(folder, numeric_owner=True, filter="fully_trusted")
+        folder.chmod(0o755)
         return folder
 
     def _layers(self) -> Iterator[tarfile.TarFile]:
