@@ -5,6 +5,7 @@
 #   SNAPSHOT=20261126T000000Z   take Debian as it was then, from snapshot.debian.org, so that the base can be made again to the byte
 #   SOURCE_DATE_EPOCH    the time in everything that is made; by default that of the last commit
 #   CUDA=1               the engine for NVIDIA; by default the build for CPUs
+#   LOCK=FILE            the engine of exactly these wheels: the .lock that an earlier build left beside its archive
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-} out=${2:-build/images}
@@ -14,7 +15,15 @@ version=$("$python" -c 'import monitor; print(monitor.__version__)')
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1767225600)}
 export SOURCE_DATE_EPOCH
 
-images() { buildah --root "$cache/storage" --runroot "$cache/run" --storage-driver vfs "$@"; }
+# Layers by overlay where the kernel lets us mount one, else by copies of all files.
+driver=vfs
+try=$(mktemp -d)
+if mkdir "$try/a" "$try/b" "$try/c" "$try/all" &&
+    unshare --mount mount -t overlay overlay -o "lowerdir=$try/a,upperdir=$try/b,workdir=$try/c" "$try/all" 2>/dev/null; then
+    driver=overlay
+fi
+rm -rf "$try"
+images() { buildah --root "$cache/$driver" --runroot "$cache/run-$driver" --storage-driver "$driver" "$@"; }
 
 need() {
     for tool; do
@@ -76,8 +85,9 @@ wheels() { # what the lock names, fetched once
 }
 
 sidecar() {
-    local context digest wheel_sha256 base archive sbom
+    local context wheel_sha256 base
     context=$(mktemp -d "$cache/context.XXXXXX")
+    # shellcheck disable=SC2064
     trap "rm -rf '$context'" EXIT
     base=$(base python3.11,python3-pip,ca-certificates)
     cp -r "$(wheels deploy/images/sidecar.lock)" "$context/wheels"
@@ -85,6 +95,41 @@ sidecar() {
     { cat deploy/images/sidecar.lock; echo "barograph==$version --hash=sha256:$wheel_sha256"; } >"$context/requirements.txt"
     cp deploy/images/rootfs.sh "$context"
     build sidecar "$context" "$base" --build-arg "WHEEL_SHA256=$wheel_sha256"
+}
+
+# What deploy/venv-vllm.sh installs beside this wheel, resolved and fetched once.
+engine_wheels() {
+    local kind=$1 folder
+    local fetch=("$python" -m pip --disable-pip-version-check --quiet download --only-binary :all: --python-version 3.11)
+    if [ -n "${LOCK:-}" ]; then
+        folder=$cache/wheels-engine-$(sha256sum "$LOCK" | cut -c1-12)
+        [ -d "$folder" ] || { "${fetch[@]}" --require-hashes --no-deps --requirement "$LOCK" --dest "$folder.part" && mv "$folder.part" "$folder"; }
+    else
+        folder=$cache/wheels-engine-$kind-$(sha256sum pyproject.toml deploy/venv-vllm.sh | sha256sum | cut -c1-12)
+        if [ ! -d "$folder" ]; then
+            mkdir -p "$folder.part"
+            "$python" -m deploy.images.requirements "$kind" "$folder.part" >"$folder.txt"
+            "${fetch[@]}" --find-links "$folder.part" --requirement "$folder.txt" --dest "$folder.part"
+            mv "$folder.part" "$folder"
+        fi
+    fi
+    echo "$folder"
+}
+
+engine() {
+    local context base wheel_sha256 kind=cpu
+    if [ -n "${CUDA:-}" ]; then kind=cuda; fi
+    context=$(mktemp -d "$cache/context.XXXXXX")
+    # shellcheck disable=SC2064
+    trap "rm -rf '$context'" EXIT
+    base=$(base python3.11,python3.11-venv,python3-pip,python3.11-dev,g++,ca-certificates)
+    mkdir "$context/wheels"
+    ln "$(engine_wheels $kind)"/*.whl "$context/wheels"
+    mkdir -p "$out"
+    "$python" -m deploy.images.requirements lock "$context/wheels" >"$out/barograph-engine-$version-$kind.lock"
+    wheel_sha256=$(wheel "$context")
+    { cat "$out/barograph-engine-$version-$kind.lock"; echo "barograph==$version --hash=sha256:$wheel_sha256"; } >"$context/requirements.txt"
+    build engine "$context" "$base" --build-arg "WHEEL_SHA256=$wheel_sha256" --build-arg "VLLM=$kind"
 }
 
 # Build, write the archive and the bill of materials, and say what came out.
@@ -105,6 +150,7 @@ build() {
 mkdir -p "$cache"
 case $what in
     sidecar) need buildah mmdebstrap; sidecar ;;
+    engine) need buildah mmdebstrap; engine ;;
     lock) lock ;;
-    *) sed -n 2,7p "$0" >&2; exit 2 ;;
+    *) sed -n 2,8p "$0" >&2; exit 2 ;;
 esac

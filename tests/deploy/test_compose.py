@@ -114,13 +114,15 @@ def test_the_sidecars_configuration_fits() -> None:
     config, whole = Config.load(FOLDER / "barograph.yaml"), services()
     mounted = dict(str(volume).split(":")[:2] for volume in whole["sidecar"]["volumes"])
     assert str(config.socket.parent) == mounted["sockets"]
-    assert isinstance(config.engine.listen, Path) and str(config.engine.listen.parent) == mounted["sockets"]
+    assert isinstance(config.engine.listen, Path)
+    assert str(config.engine.listen.parent) == mounted["sockets"]
     assert config.gateway.upstream == f"unix:{config.engine.listen}"
     assert str(config.sidecar.ledger.parent) == mounted["ledger"]
     assert str(config.sidecar.access) in mounted.values()
     assert float(whole["sidecar"]["stop_grace_period"].rstrip("s")) > config.gateway.grace_s + 15
     assert {port.rsplit(":", 1)[1] for port in whole["sidecar"]["ports"]} == {str(config.gateway.listen[1]), str(config.sidecar.admin[1])}
-    assert config.sidecar.kafka is not None and config.sidecar.otel is not None
+    assert config.sidecar.kafka is not None
+    assert config.sidecar.otel is not None
     assert config.sidecar.kafka.bootstrap.split(":")[0] in whole
     assert re.split(r"[/:]+", config.sidecar.otel.endpoint)[1] in whole
     assert "sidecar" in config.sidecar.admin_hosts  # by which Prometheus reaches it
@@ -149,7 +151,10 @@ def test_prometheus_understands_its_configuration(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rules found" in done.stdout
     asked = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
-    for address in (asked["scrape_configs"][0]["static_configs"][0]["targets"][0], asked["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"][0]):
+    for address in (
+        asked["scrape_configs"][0]["static_configs"][0]["targets"][0],
+        asked["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"][0],
+    ):
         assert address.split(":")[0] in services()
     (job,) = asked["scrape_configs"]
     assert job["job_name"].startswith("barograph")  # as the rules want it

@@ -74,7 +74,8 @@ def test_paths_and_times_fit_the_configuration() -> None:
     assert setting(UNITS[1], "RuntimeDirectory") == run.name
     assert config.socket.parent == run
     assert config.gateway.upstream == f"unix:{config.engine.listen}"
-    assert isinstance(config.engine.listen, Path) and config.engine.listen.parent == run
+    assert isinstance(config.engine.listen, Path)
+    assert config.engine.listen.parent == run
     assert config.sidecar.ledger.parent == Path("/var/lib") / setting(UNITS[0], "StateDirectory")
     for name in UNITS:
         assert float(setting(name, "TimeoutStopSec")) > config.gateway.grace_s + 15
@@ -113,7 +114,11 @@ def test_a_sidecar_under_load_lives_within_its_filter(tmp_path: Path) -> None:
 
 
 @needs_systemd
-@pytest.mark.parametrize("forbidden", ["import os; os.chroot('/')", "import os; os.setpriority(0, 0, 5)", "import mmap; mmap.mmap(-1, 4096, prot=7)"])
+@pytest.mark.parametrize(
+    "forbidden", ["import os; os.chroot('/')", "import os; os.setpriority(0, 0, 5)", "import mmap; mmap.mmap(-1, 4096, prot=7)"]
+)
 def test_the_filter_bites(forbidden: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "tests.deploy.filtered", FOLDER / UNITS[0], sys.executable, "-c", forbidden], capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.deploy.filtered", FOLDER / UNITS[0], sys.executable, "-c", forbidden], capture_output=True
+    )
     assert done.returncode == -signal.SIGSYS

@@ -65,14 +65,6 @@ def sidecar(image: Archive, root: Path, tmp_path: Path, place: Place) -> Iterato
         yield running
 
 
-def test_the_file_is_linted() -> None:
-    done = subprocess.run(
-        [Path(sys.executable).with_name("hadolint"), "--no-color", *sorted((ROOT / "deploy" / "images").glob("*.Containerfile"))],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "")
-
-
 def test_it_holds_python_and_its_wheels_alone(image: Archive) -> None:
     files = image.files()
     packages = {path.split("/")[3] for path in files if path.startswith("/opt/barograph/")}
@@ -110,7 +102,9 @@ def test_the_bill_of_materials_names_what_was_locked(image: Archive) -> None:
 
 def test_a_second_build_is_the_same_to_the_byte(image: Archive, tmp_path: Path) -> None:
     again = build(tmp_path)
-    one, other = ({path: (about.mode, about.uid, about.mtime, digest) for path, (about, digest) in each.files().items()} for each in (image, again))
+    one, other = (
+        {path: (about.mode, about.uid, about.mtime, digest) for path, (about, digest) in each.files().items()} for each in (image, again)
+    )
     assert {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)} == set()
     assert image.digest == again.digest
 
@@ -155,7 +149,11 @@ def test_it_runs_as_nobody_who_may_nothing(sidecar: Container, place: Place) -> 
 def test_a_reply_is_judged_recorded_and_sealed(image: Archive, root: Path, tmp_path: Path, place: Place, sidecar: Container) -> None:
     """Engine and sidecar share one folder and one user, as they do in a pod."""
     there = "/opt/tests"
-    mounts = [(place.run, "/run/barograph", "rw"), (ROOT / "benchmarks", f"{there}/benchmarks", "ro"), (ROOT / "tests", f"{there}/tests", "ro")]
+    mounts = [
+        (place.run, "/run/barograph", "rw"),
+        (ROOT / "benchmarks", f"{there}/benchmarks", "ro"),
+        (ROOT / "tests", f"{there}/tests", "ro"),
+    ]
     command = ["-m", "tests.images.engine", str(place.ports["engine"]), "/run/barograph/tap.sock"]
     # runc makes the places of mounts in the root's folder: it is unpacked once and no layer of the image.
     with Container(
@@ -165,7 +163,8 @@ def test_a_reply_is_judged_recorded_and_sealed(image: Archive, root: Path, tmp_p
         url = f"http://127.0.0.1:{place.ports['gateway']}/v1/chat/completions"
 
         def judged() -> httpx.Response | None:
-            assert engine.alive() and sidecar.alive()
+            assert engine.alive()
+            assert sidecar.alive()
             answer = httpx.post(url, json=body, timeout=20)
             return answer if answer.status_code == 200 else None
 
