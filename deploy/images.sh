@@ -32,7 +32,7 @@ need() {
 }
 
 lock() { # every version as constraints.txt has it, with the hashes of all its files
-    .venv/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 --python-platform linux \
+    "$(dirname "$python")/uv" pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 --python-platform linux \
         --constraint constraints.txt --output-file deploy/images/sidecar.lock pyproject.toml
 }
 

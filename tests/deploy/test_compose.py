@@ -7,9 +7,11 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -19,7 +21,7 @@ from monitor.admin.access import Access, Role
 from monitor.config import Config
 from monitor.grafana.dashboards import dashboards as made
 from monitor.grafana.provision import SOURCE
-from tests.stack import environment
+from tests.stack import Stack, environment, free_port
 
 DEPLOY = Path(dashboards.__file__).parent
 FOLDER = DEPLOY / "compose"
@@ -139,6 +141,29 @@ def test_secrets_are_made_once_and_fit_each_other(deploy: Path) -> None:
     assert {name: person and person.role for name, person in roles.items()} == {"prometheus": Role.VIEWER, "alertmanager": Role.OPERATOR}
     subprocess.run([deploy / "compose" / "secrets.sh"], check=True, capture_output=True)
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_the_sidecar_lets_in_whom_it_should(deploy: Path, tmp_path: Path) -> None:
+    """With compose's own settings, but for places and ports: broker and collector are away, and it serves all the same."""
+    port, secrets = free_port(), deploy / "compose" / "secrets"
+    own = yaml.safe_load((FOLDER / "barograph.yaml").read_text())["sidecar"]
+    settings = {"sidecar": {**own, "admin": f"0.0.0.0:{port}", "ledger": str(tmp_path / "ledger"), "access": str(secrets / "access.yaml")}}
+    stack = Stack(tmp_path, settings, engine=False)
+    stack.ports["admin"] = port
+    with stack:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"host": f"sidecar:{own['admin'].split(':')[1]}"}) as network:
+            bearer = {
+                name: {"authorization": f"Bearer {(secrets / f'{name}.token').read_text()}"} for name in ("prometheus", "alertmanager")
+            }
+            assert network.get("/metrics", headers=bearer["prometheus"]).status_code == 200
+            assert network.get("/metrics").status_code == 401
+            assert network.post("/alertmanager", json={"alerts": []}, headers=bearer["alertmanager"]).status_code == 200
+            assert network.post("/alertmanager", json={"alerts": []}, headers=bearer["prometheus"]).status_code == 403
+            assert network.get("/metrics", headers={"host": "elsewhere:8401", **bearer["prometheus"]}).status_code in (403, 421)
+        check = services()["sidecar"]["healthcheck"]["test"]
+        assert check[:3] == ["CMD", "python3", "-c"]
+        asked = subprocess.run([sys.executable, "-c", check[3].replace(":8401", f":{port}")], capture_output=True)
+        assert asked.returncode == 0
 
 
 @needs_promtool

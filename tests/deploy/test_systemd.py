@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -60,12 +61,25 @@ def test_they_expose_little(tmp_path: Path, name: str) -> None:
     assert subprocess.run([*done.args[:-1], loose], capture_output=True).returncode == 1
 
 
-@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="needs systemd-sysusers")
-def test_the_user_is_made(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", FOLDER / "sysusers.conf"], check=True, capture_output=True)
-    made = next(line for line in (tmp_path / "etc" / "passwd").read_text().splitlines() if line.startswith("barograph:"))
-    assert made.split(":")[5] == setting(UNITS[0], "WorkingDirectory")
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None or os.getuid() != 0, reason="needs systemd-sysusers, and root")
+def test_the_user_is_made_and_secrets_are_roots(tmp_path: Path) -> None:
+    etc = tmp_path / "etc" / "barograph"
+    etc.mkdir(parents=True)
+    for name in ("barograph.yaml", "secrets.env", "tap.env", "engine.env"):
+        (etc / name).touch(mode=0o666)
+    for tool, file in (("sysusers", "sysusers.conf"), ("tmpfiles", "tmpfiles.conf")):
+        create = ["--create"] if tool == "tmpfiles" else []
+        subprocess.run([f"systemd-{tool}", f"--root={tmp_path}", *create, FOLDER / file], check=True, capture_output=True)
+    made = next(line.split(":") for line in (tmp_path / "etc" / "passwd").read_text().splitlines() if line.startswith("barograph:"))
+    assert made[5] == setting(UNITS[0], "WorkingDirectory")
+    modes = {path.name: (path.stat().st_uid, path.stat().st_gid, f"{path.stat().st_mode & 0o777:o}") for path in (etc, *etc.iterdir())}
+    group = int(made[3])
+    assert modes == {
+        "barograph": (0, group, "750"), "barograph.yaml": (0, group, "640"), "engine.env": (0, group, "640"),
+        "secrets.env": (0, 0, "600"), "tap.env": (0, 0, "600"),
+    }  # fmt: skip
+    named = {line.split("/")[-1] for name in UNITS for line in text(name).splitlines() if line.startswith("EnvironmentFile=")}
+    assert named <= modes.keys()
 
 
 def test_paths_and_times_fit_the_configuration() -> None:
