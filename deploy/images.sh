@@ -140,8 +140,10 @@ build() {
     mkdir -p "$out"
     images build --quiet --isolation chroot --layers=false --timestamp "$SOURCE_DATE_EPOCH" --format oci \
         --build-arg "BASE=$base" --build-arg "VERSION=$version" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" "$@" \
-        --file "deploy/images/$kind.Containerfile" --tag "localhost/barograph-$kind:$version" "$context" >/dev/null
+        --file "deploy/images/$kind.Containerfile" --tag "localhost/barograph-$kind:$version" "$context" >"$out/$kind.log" 2>&1 ||
+        { tail -40 "$out/$kind.log" >&2; exit 1; }
     rm -f "$archive"
+    images rmi --prune >/dev/null 2>&1 || true # what this name stood for before
     images push --quiet "localhost/barograph-$kind:$version" "oci-archive:$archive:barograph-$kind:$version"
     "$(dirname "$python")/syft" scan --quiet "oci-archive:$archive" --output "cyclonedx-json=$sbom"
     "$python" -m deploy.images.archive "$archive" "$sbom"

@@ -21,6 +21,8 @@ from tests.images.conftest import ROOT, build
 from tests.images.container import UID, Container, owned
 from tests.stack import MODEL, eventually, free_port
 
+pytestmark = pytest.mark.timeout(900)  # the first of them builds
+
 TOKEN = "for-tests"
 LIMIT_MB = 120  # compressed, as it travels
 
