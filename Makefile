@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 TLOG := .venv-tlog
 STREAMS := .venv-streams
 
-.PHONY: run test test-vllm test-kafka test-otel smoke lint types bench bench-vllm wheel format doctor clean
+.PHONY: run test test-vllm test-kafka test-otel test-images images image-engine smoke lint types bench bench-vllm wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
@@ -23,6 +23,15 @@ test-kafka: $(STAMP)  ## the publisher on a real Apache Kafka; needs Java 17 and
 
 test-otel: $(STAMP)  ## spans through a real collector to a real Jaeger; needs Go, which builds both once, in minutes
 	$(BIN)/pytest tests/otel
+
+images: $(STAMP)  ## the sidecar's container image and its bill of materials, in build/images; needs root, buildah and mmdebstrap
+	deploy/images.sh sidecar
+
+image-engine: $(STAMP)  ## the engine's; for CPUs, or with CUDA=1 for NVIDIA. Gigabytes
+	deploy/images.sh engine
+
+test-images: $(STAMP)  ## the sidecar's image built twice, looked into, and run under runc
+	$(BIN)/pytest tests/images
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
