@@ -33,7 +33,7 @@ need() {
 
 lock() { # every version as constraints.txt has it, with the hashes of all its files
     "$(dirname "$python")/uv" pip compile --quiet --no-header --no-annotate --generate-hashes --python-version 3.11 --python-platform linux \
-        --constraint constraints.txt --output-file deploy/images/sidecar.lock pyproject.toml
+        --extra sidecar --extra audit --extra otel --constraint constraints.txt --output-file deploy/images/sidecar.lock pyproject.toml
 }
 
 # A Debian with these packages, as an image; its digest is what the build is pinned to. Names it.

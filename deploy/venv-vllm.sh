@@ -36,7 +36,7 @@ PYTHON
 fi
 
 echo "[2/3] barograph and what it needs"
-$pip install nnsight==0.8.1 "accelerate>=1.15,<2" "gguf>=0.19,<0.20" -e .
+$pip install -e '.[sidecar,vllm]' "accelerate>=1.15,<2" "gguf>=0.19,<0.20"
 echo "[3/3] what the tests need"
 $pip install pytest pytest-timeout hypothesis
 touch "$venv/.ready"

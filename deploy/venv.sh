@@ -29,5 +29,5 @@ fi
 $pip install $extra -c constraints.txt torch==2.13.0
 
 echo "[3/3] barograph and what it needs"
-$pip install -c constraints.txt -e '.[engine,grafana,dev]'
+$pip install -c constraints.txt -e '.[sidecar,audit,otel,fit,grafana,dev]'
 touch "$venv/.ready"

@@ -14,6 +14,7 @@ import typer
 from monitor import __version__
 from monitor.commands import custody, evidence, orders  # noqa: F401  # the first two add their commands to audit's
 from monitor.commands.audit import app as audit_app
+from monitor.commands.extras import missing
 from monitor.commands.grafana import app as grafana_app
 from monitor.commands.probes import app as probes_app
 from monitor.commands.rules import app as rules_app
@@ -59,6 +60,11 @@ def main() -> None:
         app()
     except (BarographError, BankError, DocumentError) as error:
         print(f"barograph: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (said := missing(error)) is None:
+            raise
+        print(f"barograph: {said}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
