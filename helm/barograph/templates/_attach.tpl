@@ -45,13 +45,13 @@ spec:
       {{- include "barograph.sidecar" . | nindent 6 }}
       containers:
       - name: {{ .Values.attach.container }}
-        {{- with .Values.attach.args }}
+        {{- if eq .Values.attach.listen "socket" }}
         args:
-        {{- range . }}
+        {{- range .Values.attach.args }}
         - {{ . | quote }}
         {{- end }}
         - --uds
-        - {{ include "barograph.engineSocket" $ }}
+        - {{ include "barograph.engineSocket" . }}
         {{- end }}
         env:
         - {name: BAROGRAPH_CONFIG, value: /etc/barograph/barograph.yaml}
@@ -64,7 +64,7 @@ spec:
         {{- with include "barograph.attachSecrets" . }}
         {{- trim . | nindent 8 }}
         {{- end }}
-        {{- if .Values.attach.args }}
+        {{- if eq .Values.attach.listen "socket" }}
         # It listens on no port any more. (null takes the other kind of probe away.)
         {{- range list "startupProbe" "livenessProbe" "readinessProbe" }}
         {{ . }}:
@@ -102,7 +102,7 @@ spec:
 {{- define "barograph.attachSecrets" -}}
 {{- include "barograph.secretEnv" (list "BAROGRAPH_TAP_KEY" .Values.secrets.tap "key") }}
 {{- include "barograph.secretEnv" (list "BAROGRAPH_ADMIN_TOKEN" .Values.secrets.viewer "key") }}
-{{- if not .Values.attach.args }}
+{{- if eq .Values.attach.listen "port" }}
 {{- include "barograph.secretEnv" (list "VLLM_API_KEY" .Values.secrets.upstream "key") }}
 {{- end }}
 {{- end }}

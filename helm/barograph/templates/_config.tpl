@@ -6,7 +6,7 @@
 {{- $socket := printf "unix:%s" (include "barograph.engineSocket" .) -}}
 {{- $upstream := $socket -}}
 {{- if eq .Values.mode "wrapper" }}{{ $upstream = .Values.upstream }}{{ end -}}
-{{- if and (eq .Values.mode "attach") (not .Values.attach.args) }}{{ $upstream = printf "http://127.0.0.1:%d" (int .Values.attach.port) }}{{ end -}}
+{{- if and (eq .Values.mode "attach") (eq .Values.attach.listen "port") }}{{ $upstream = printf "http://127.0.0.1:%d" (int .Values.attach.port) }}{{ end -}}
 {{- $rules := .Values.rules.pack -}}
 {{- if include "barograph.rulesConfigMap" . }}{{ $rules = printf "/etc/barograph/rules/%s" .Values.rules.main }}{{ end -}}
 {{- $gateway := dict "listen" (printf "%s:%d" .Values.listen.host (int .Values.listen.gateway)) "upstream" $upstream -}}

@@ -80,12 +80,16 @@ barograph-test: {{ include "barograph.fullname" . }}
 {{- if and (ne .Values.mode "wrapper") .Values.upstream }}{{ fail (printf "upstream is for mode wrapper, and the mode is %s; expected no upstream" .Values.mode) }}{{ end }}
 {{- if and (eq .Values.mode "attach") (or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled) }}{{ fail "in mode attach the pods are those of your own Deployment; expected replicas 1 and no autoscaling here" }}{{ end }}
 {{- if and (eq .Values.mode "attach") (eq .Values.workload "StatefulSet") }}{{ fail "mode attach makes no workload; expected workload auto" }}{{ end }}
-{{- if and (eq .Values.mode "attach") (not .Values.attach.args) (not .Values.secrets.upstream.name) (not .Values.networkPolicy.enabled) }}{{ fail "whoever reaches vLLM's own port goes around the gateway; expected attach.args (it then listens on a Unix socket), secrets.upstream (a key that only the gateway has), or networkPolicy.enabled" }}{{ end }}
-{{- if and (eq .Values.mode "attach") .Values.attach.args (not .Values.attach.asUser) }}{{ fail "a Unix socket of vLLM's opens to its own user only; expected attach.asUser true beside attach.args" }}{{ end }}
+{{- if and (eq .Values.mode "attach") (eq .Values.attach.listen "port") (not .Values.secrets.upstream.name) (not .Values.networkPolicy.enabled) }}{{ fail "whoever reaches vLLM's own port goes around the gateway; expected attach.listen socket, secrets.upstream (a key that only the gateway has), or networkPolicy.enabled" }}{{ end }}
+{{- if and (eq .Values.attach.listen "port") .Values.attach.args }}{{ fail "attach.args replaces the container's own arguments; expected it beside attach.listen socket only" }}{{ end }}
+{{- if and (eq .Values.mode "attach") (eq .Values.attach.listen "socket") (not .Values.attach.asUser) }}{{ fail "a Unix socket of vLLM's opens to its own user only; expected attach.asUser true beside attach.listen socket" }}{{ end }}
 {{- if and (eq (include "barograph.workload" .) "Deployment") (gt (int .Values.replicas) 1) (eq .Values.ledger.volume "claim") }}{{ fail "several pods of a Deployment would share one ledger; expected workload auto or StatefulSet, or another ledger.volume" }}{{ end }}
 {{- if and .Values.ledger.claim (or (ne .Values.ledger.volume "claim") (eq (include "barograph.workload" .) "StatefulSet")) }}{{ fail "ledger.claim is one claim for one pod; expected ledger.volume claim and a Deployment" }}{{ end }}
 {{- if and .Values.rules.configMap .Values.rules.files }}{{ fail "rules.files and rules.configMap are both given; expected one of them" }}{{ end }}
 {{- if and .Values.rules.files (not (hasKey .Values.rules.files .Values.rules.main)) }}{{ fail (printf "rules.main is %s, and rules.files has %s; expected the name of one of them" .Values.rules.main (keys .Values.rules.files | sortAlpha | join ", ")) }}{{ end }}
+{{- range concat .Values.engine.env .Values.sidecar.env }}
+{{- if and (hasKey . "value") (regexMatch "(?i)(token|password|secret|_key)$" .name) }}{{ fail (printf "env %s has its value written down; expected valueFrom with a secretKeyRef" .name) }}{{ end }}
+{{- end }}
 {{- $bank := .Values.bank }}
 {{- if and (ne $bank.source "shipped") (not (eq $bank.source "image" | ternary $bank.image.reference (get $bank $bank.source))) }}{{ fail (printf "bank.source is %s; expected bank.%s to say which" $bank.source (eq $bank.source "image" | ternary "image.reference" $bank.source)) }}{{ end }}
 {{- end }}
