@@ -31,7 +31,7 @@
     failureThreshold: 8
   readinessProbe:
     {{- include "barograph.engineProbe" . | nindent 4 }}
-    periodSeconds: 5
+    periodSeconds: 10
     timeoutSeconds: 5
     failureThreshold: 3
   lifecycle:
@@ -82,7 +82,9 @@ exec:
 {{- define "barograph.podTemplate" -}}
 metadata:
   labels:
-    {{- include "barograph.labels" . | nindent 4 }}
+    # No version is among them: a new chart alone makes no new pods.
+    app.kubernetes.io/name: {{ .Chart.Name }}
+    app.kubernetes.io/instance: {{ .Release.Name }}
     {{- include "barograph.selector" . | nindent 4 }}
     {{- with .Values.podLabels }}
     {{- toYaml . | nindent 4 }}
