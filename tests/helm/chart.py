@@ -55,11 +55,15 @@ class Rendered:
 
     @property
     def config(self) -> dict[str, Any]:
-        return yaml.safe_load(self.get("ConfigMap", f"{NAME}-config")["data"]["barograph.yaml"])
+        return yaml.safe_load(self.file("-config", "barograph.yaml"))
 
     @property
     def patch(self) -> dict[str, Any]:
-        return yaml.safe_load(self.get("ConfigMap", f"{NAME}-patch")["data"]["patch.yaml"])
+        return yaml.safe_load(self.file("-patch", "patch.yaml"))
+
+    def file(self, ending: str, key: str) -> str:
+        (found,) = [each for each in self.manifests if each["kind"] == "ConfigMap" and each["metadata"]["name"].endswith(ending)]
+        return found["data"][key]
 
     def at(self, where: str) -> Any:
         """`Kind[:name] a/b/c`; `config …` and `patch …` look into those files. An item of a list is found by its name, or by number. None: not there."""
@@ -115,7 +119,11 @@ def nested(path: str, value: Any) -> Values:
 def golden(mode: str) -> str:
     """Dashboards are left out: they are copies, and long."""
     texts = render(MODES[mode]).texts.items()
-    return "".join(f"--- # {name}\n{text.strip()}\n" for name, text in texts if text.strip() and not name.endswith(("/dashboards.yaml", "/prometheusrule.yaml")))
+    return "".join(
+        f"--- # {name}\n{text.strip()}\n"
+        for name, text in texts
+        if text.strip() and not name.endswith(("/dashboards.yaml", "/prometheusrule.yaml"))
+    )
 
 
 if __name__ == "__main__":
