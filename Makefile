@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 TLOG := .venv-tlog
 STREAMS := .venv-streams
 
-.PHONY: run test test-vllm test-kafka test-otel smoke lint types bench bench-vllm wheel format doctor clean
+.PHONY: run test test-vllm test-kafka test-otel test-cluster smoke lint types bench bench-vllm wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
@@ -23,6 +23,9 @@ test-kafka: $(STAMP)  ## the publisher on a real Apache Kafka; needs Java 17 and
 
 test-otel: $(STAMP)  ## spans through a real collector to a real Jaeger; needs Go, which builds both once, in minutes
 	$(BIN)/pytest tests/otel
+
+test-cluster: $(STAMP)  ## the chart on a real API server; needs Go, 4 GB of memory and 4 GB of disk, and a quarter of an hour the first time
+	$(BIN)/pytest tests/cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ if [ ! -d "$home" ]; then
         sed -n 's|^\t\(k8s.io/[a-z-]*\) => ./staging/.*|\1|p' "$modfile" | while read -r part; do
             go mod edit -replace "$part=$part@v0.${kubernetes#*.}"
         done
-        go get "k8s.io/kubernetes@v$kubernetes" "go.etcd.io/etcd/server/v3@v$etcd"
+        go get "k8s.io/kubernetes/cmd/kube-apiserver@v$kubernetes" "go.etcd.io/etcd/server/v3@v$etcd"
         # One after the other: a linker of these takes gigabytes.
         go build -ldflags "-s -w" -o ../bin/etcd go.etcd.io/etcd/server/v3
         go build -ldflags "-s -w" -o ../bin/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver

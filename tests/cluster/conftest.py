@@ -1,0 +1,26 @@
+"""One cluster for all tests here; each has a namespace of its own, in which only restricted pods may be."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import RESTRICTED, Cluster
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    binaries = Path(subprocess.run([ROOT / "deploy" / "cluster.sh"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+    with Cluster(binaries, tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> str:
+    return cluster.namespace(re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60], RESTRICTED)
