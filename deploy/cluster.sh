@@ -19,10 +19,11 @@ if [ ! -d "$home" ]; then
             go mod edit -replace "$part=$part@v0.${kubernetes#*.}"
         done
         go get "k8s.io/kubernetes/cmd/kube-apiserver@v$kubernetes" "go.etcd.io/etcd/server/v3@v$etcd"
-        # One after the other: a linker of these takes gigabytes.
+        # Without a version of its own a server says 0.0.0, which no chart takes. One after the other: each linker wants much memory.
+        version="-X k8s.io/component-base/version.gitVersion=v$kubernetes"
         go build -ldflags "-s -w" -o ../bin/etcd go.etcd.io/etcd/server/v3
-        go build -ldflags "-s -w" -o ../bin/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
-        go build -ldflags "-s -w" -o ../bin/kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager
+        go build -ldflags "-s -w $version" -o ../bin/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+        go build -ldflags "-s -w $version" -o ../bin/kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager
 
         cd ../helm
         go mod init cluster

@@ -91,7 +91,7 @@ class Cluster:
             f"--etcd-servers={etcd}", f"--etcd-cafile={self._authority}", f"--etcd-certfile={certificate}", f"--etcd-keyfile={key}",
             f"--bind-address={ADDRESS}", f"--secure-port={self.url.rpartition(':')[2]}", f"--cert-dir={self._folder / 'made'}", "--service-cluster-ip-range=10.0.0.0/24",
             f"--tls-cert-file={self._server[0]}", f"--tls-private-key-file={self._server[1]}", f"--client-ca-file={self._authority}",
-            f"--service-account-key-file={self._server[1]}", f"--service-account-signing-key-file={self._server[1]}", "--service-account-issuer=https://cluster.test",
+            f"--service-account-key-file={self._server[0]}", f"--service-account-signing-key-file={self._server[1]}", "--service-account-issuer=https://cluster.test",
             "--authorization-mode=RBAC", "--allow-privileged=false", "--endpoint-reconciler-type=none",
         ])  # fmt: skip
         kubeconfig = self._kubeconfig("controllers", self._controllers)
@@ -103,7 +103,8 @@ class Cluster:
         ])  # fmt: skip
         for file in sorted((self._binaries / "crds").iterdir()):
             self.create(yaml.safe_load(file.read_text()))
-        eventually(lambda: self.find("ServiceMonitor", namespace="default") == [], "the operator's kinds are served", 60)
+        for kind in ("ServiceMonitor", "PrometheusRule"):
+            eventually(lambda kind=kind: self._get(f"{self.url}{self._path(kind, 'default')}"), f"{kind} is served", 60)
 
     def _run(self, name: str, ready: Callable[[], bool], arguments: list[str]) -> None:
         self._programs.append(Program(self._folder, [self._binaries / name, *arguments], ready))
@@ -128,7 +129,13 @@ class Cluster:
         """What the real helm says. Fails when it does."""
         command = [self._binaries / "helm", *arguments, "--kubeconfig", self.kubeconfig]
         home = self._folder / "helm"
-        environment = {"HOME": str(home), "HELM_CACHE_HOME": str(home), "HELM_CONFIG_HOME": str(home), "HELM_DATA_HOME": str(home), "PATH": "/usr/bin:/bin"}
+        environment = {
+            "HOME": str(home),
+            "HELM_CACHE_HOME": str(home),
+            "HELM_CONFIG_HOME": str(home),
+            "HELM_DATA_HOME": str(home),
+            "PATH": "/usr/bin:/bin",
+        }
         said = json.dumps(values) if values is not None else None
         command += ["--values", "-"] if said is not None else []
         done = subprocess.run(command, input=said, capture_output=True, text=True, env=environment, timeout=180)
@@ -143,10 +150,7 @@ class Cluster:
         return self._ask("GET", f"{self._path(kind, namespace)}/{name}")
 
     def find(self, kind: str, namespace: str, labels: str = "") -> list[dict[str, Any]]:
-        try:
-            return self._ask("GET", self._path(kind, namespace) + (f"?labelSelector={labels}" if labels else ""))["items"]
-        except Refused:
-            return ["refused"]  # type: ignore[list-item]
+        return self._ask("GET", self._path(kind, namespace) + (f"?labelSelector={labels}" if labels else ""))["items"]
 
     def patch(self, kind: str, name: str, namespace: str, patch: dict[str, Any]) -> dict[str, Any]:
         """As `kubectl patch --type strategic` does."""
@@ -154,7 +158,9 @@ class Cluster:
 
     def namespace(self, name: str, labels: dict[str, str]) -> str:
         self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-        eventually(lambda: any(each["metadata"]["name"] == "default" for each in self.find("ServiceAccount", name)), "its account is made", 60)
+        eventually(
+            lambda: any(each["metadata"]["name"] == "default" for each in self.find("ServiceAccount", name)), "its account is made", 60
+        )
         return name
 
     def _path(self, kind: str, namespace: str) -> str:
@@ -166,9 +172,11 @@ class Cluster:
         # Strict: a field that the server does not know is an error, and no warning.
         if method != "GET":
             path += ("&" if "?" in path else "?") + "fieldValidation=Strict"
-        answer = self.client.request(method, path, content=json.dumps(body) if body is not None else None, headers={"content-type": content})
+        answer = self.client.request(
+            method, path, content=json.dumps(body) if body is not None else None, headers={"content-type": content}
+        )
         if answer.status_code >= 300:
-            raise Refused(f"{method} {path}: {answer.status_code} {answer.json().get('message', answer.text)}")
+            raise Refused(f"{method} {path}: {answer.status_code} {answer.text[:2000]}")
         return answer.json()
 
 

@@ -52,7 +52,11 @@ ROUTED["spec"]["template"]["spec"]["initContainers"] = [
 ]
 
 THEIRS = {"plain": PLAIN, "production stack": STACK, "llm-d": ROUTED}
-OURS: dict[str, Values] = {"port": ATTACH, "socket": SOCKET, "no copy": merged(ATTACH, {"attach": {"tap": "none"}, "ledger": {"volume": "ephemeral"}})}
+OURS: dict[str, Values] = {
+    "port": ATTACH,
+    "socket": SOCKET,
+    "no copy": merged(ATTACH, {"attach": {"tap": "none"}, "ledger": {"volume": "ephemeral"}}),
+}
 
 
 def attach(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
@@ -115,7 +119,9 @@ def test_a_changed_release_changes_them_when_it_is_put_in_again(cluster: Cluster
     cluster.create(PLAIN, namespace)
     cluster.helm("install", NAME, HOME, "-n", namespace, values=ATTACH)
     first = attach(cluster, namespace, "vllm")
-    cluster.helm("upgrade", NAME, HOME, "-n", namespace, values=merged(ATTACH, {"image": {"tag": "9"}, "config": {"gateway": {"hold": "off"}}}))
+    cluster.helm(
+        "upgrade", NAME, HOME, "-n", namespace, values=merged(ATTACH, {"image": {"tag": "9"}, "config": {"gateway": {"hold": "off"}}})
+    )
     second = attach(cluster, namespace, "vllm")
     assert named(second["spec"]["template"]["spec"]["initContainers"], "barograph")["image"].endswith(":9")
     assert second["metadata"]["generation"] > first["metadata"]["generation"]

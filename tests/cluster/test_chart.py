@@ -19,10 +19,6 @@ WAYS: dict[str, Values] = MODES | {"image bank": IMAGE_BANK, "ephemeral": EPHEME
 WORKLOADS = ("Deployment", "StatefulSet")
 
 
-def applied(cluster: Cluster, namespace: str, kind: str, name: str = NAME) -> dict[str, Any]:
-    return cluster.get(kind, name, namespace)
-
-
 def config(cluster: Cluster, namespace: str) -> dict[str, Any]:
     return yaml.safe_load(cluster.get("ConfigMap", f"{NAME}-config", namespace)["data"]["barograph.yaml"])
 
@@ -33,7 +29,9 @@ def pods(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
 
 def trouble(cluster: Cluster, namespace: str) -> list[str]:
     """What controllers say that they could not make, as when Pod Security refuses a pod. No machine is here, so none is scheduled or stopped."""
-    return [each["message"] for each in cluster.find("Event", namespace) if each["type"] == "Warning" and each["reason"].startswith("Failed")]
+    return [
+        each["message"] for each in cluster.find("Event", namespace) if each["type"] == "Warning" and each["reason"].startswith("Failed")
+    ]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -46,7 +44,7 @@ def test_a_release_is_installed_changed_taken_back_and_removed(cluster: Cluster,
     for manifest in rendered.manifests:
         if manifest["kind"] != "Pod":
             cluster.get(manifest["kind"], manifest["metadata"]["name"], namespace)
-    for kind in kinds & set(WORKLOADS):
+    if kinds & set(WORKLOADS):
         eventually(lambda: pods(cluster, namespace), "the controllers make a pod, which Pod Security lets through", 60)
         spec = pods(cluster, namespace)[0]["spec"]
         assert spec["initContainers"][0]["restartPolicy"] == "Always"
@@ -73,13 +71,20 @@ def test_a_release_is_installed_changed_taken_back_and_removed(cluster: Cluster,
 
 
 def mine(manifest: dict[str, Any]) -> bool:
-    return "deletionTimestamp" not in manifest["metadata"] and manifest["metadata"].get("labels", {}).get("app.kubernetes.io/instance") == NAME
+    return (
+        "deletionTimestamp" not in manifest["metadata"] and manifest["metadata"].get("labels", {}).get("app.kubernetes.io/instance") == NAME
+    )
 
 
 def test_each_pod_of_many_has_a_ledger_of_its_own(cluster: Cluster, namespace: str) -> None:
     cluster.helm("install", NAME, HOME, "-n", namespace, values=merged(FULL, {"autoscaling": {"enabled": False}}))
     eventually(lambda: len(pods(cluster, namespace)) == 3, "three pods at once", 60)
-    claims = {volume["persistentVolumeClaim"]["claimName"] for pod in pods(cluster, namespace) for volume in pod["spec"]["volumes"] if volume["name"] == "barograph-ledger"}
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for pod in pods(cluster, namespace)
+        for volume in pod["spec"]["volumes"]
+        if volume["name"] == "barograph-ledger"
+    }
     assert claims == {f"barograph-ledger-{NAME}-{number}" for number in range(3)}
     assert trouble(cluster, namespace) == []
 
@@ -94,7 +99,12 @@ def test_the_pod_of_helm_test_is_let_through(cluster: Cluster, namespace: str, w
 
 def test_pod_security_does_judge_here(cluster: Cluster, namespace: str) -> None:
     pod = render({}).at("Deployment spec/template")
-    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"}, "spec": merged(pod["spec"], {"serviceAccountName": "default"})}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "loose"},
+        "spec": merged(pod["spec"], {"serviceAccountName": "default"}),
+    }
     cluster.create(manifest, namespace, dry=True)
     manifest["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     with pytest.raises(Refused, match="violates PodSecurity"):
@@ -104,7 +114,12 @@ def test_pod_security_does_judge_here(cluster: Cluster, namespace: str) -> None:
 def test_a_native_sidecar_is_what_the_server_takes_it_for(cluster: Cluster, namespace: str) -> None:
     """Probes are for containers that stay: an ordinary init container with one is refused, so this shows that ours is none."""
     pod = render({}).at("Deployment spec/template")
-    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ordinary"}, "spec": merged(pod["spec"], {"serviceAccountName": "default"})}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "ordinary"},
+        "spec": merged(pod["spec"], {"serviceAccountName": "default"}),
+    }
     del manifest["spec"]["initContainers"][0]["restartPolicy"]
     with pytest.raises(Refused, match="initContainers"):
         cluster.create(manifest, namespace, dry=True)
