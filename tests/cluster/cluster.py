@@ -54,7 +54,7 @@ class Cluster:
         authority = Authority(folder)
         self._authority = authority.file
         self._server, self._etcd = authority.vouch("server"), authority.vouch("etcd")
-        self._admin, self._controllers = authority.vouch("admin", "system:masters"), authority.vouch("system:kube-controller-manager")
+        self._admin, self._controllers = authority.vouch("admin", "system:masters"), authority.vouch("controllers", "system:masters")
         self.url = f"https://{ADDRESS}:{free_port()}"
         self.kubeconfig = self._kubeconfig("admin", self._admin)
         context = ssl.create_default_context(cafile=str(authority.file))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 from tests.cluster.cluster import RESTRICTED, Cluster
 
 ROOT = Path(__file__).parents[2]
+NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +23,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> str:
-    return cluster.namespace(re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60], RESTRICTED)
+def namespace(cluster: Cluster) -> str:
+    return cluster.namespace(f"test-{next(NUMBERS)}", RESTRICTED)
