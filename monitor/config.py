@@ -13,8 +13,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from monitor import models
 from monitor.audit.archive import Place
 from monitor.audit.levels import Level, LevelRule, Levels
+from monitor.audit.manifest import Trust, note_of
+from monitor.audit.note import NoteError, PublicKey
 from monitor.audit.retention import FLOOR_DAYS, Retention
 from monitor.errors import ConfigError
+from monitor.http.near import Near
+from monitor.http.tls import TlsConfig
 from probes import bank
 from probes.files import read_plain
 from rules import document
@@ -122,10 +126,22 @@ class TargetConfig(_Frozen):
     )
 
 
+class RateConfig(_Frozen):
+    """How fast requests may come in all, by tenant or by address. What comes faster gets 429 before its body is read."""
+
+    requests_per_s: float = Field(gt=0, le=1e6)
+    burst: int = Field(20, ge=1, le=1_000_000, description="how many may come at once")
+    by: Literal["all", "tenant", "address"] = Field(
+        "all", description="who shares the rate; tenant: by gateway.tenant_header, which your own front end must set"
+    )
+
+
 class GatewayConfig(_Frozen):
     """What clients talk to."""
 
     listen: Address = ("127.0.0.1", 8400)
+    tls: TlsConfig | None = Field(None, description="serve HTTPS; with client_ca_file only to clients that show a certificate")
+    rate: RateConfig | None = Field(None, description="how fast requests may come; by default as they like, up to max_requests at a time")
     upstream: str = Field(
         default_factory=lambda: f"unix:{runtime_dir() / 'engine.sock'}",
         pattern=UPSTREAM,
@@ -166,6 +182,16 @@ class GatewayConfig(_Frozen):
     match_headers: tuple[str, ...] = Field((), description="headers that rules may select by")
     tenants: tuple[str, ...] = Field((), max_length=50, description="tenants that are named in metrics; the others are counted as 'other'")
     expose_scores: bool = Field(True, description="send scores to clients that ask with the header X-Barograph-Scores: 1")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GatewayConfig:
+        if self.rate is not None and self.rate.by == "tenant" and self.tenant_header is None:
+            raise ValueError("rate.by is tenant, and no tenant_header says who that is; expected both, or by: address")
+        return self
+
+    @property
+    def near(self) -> Near:
+        return Near(self.listen, self.tls)
 
 
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
@@ -251,6 +277,7 @@ class SidecarConfig(_Frozen):
     """The sidecar's own listener: metrics, health and the live view."""
 
     admin: Address = ("127.0.0.1", 8401)
+    tls: TlsConfig | None = Field(None, description="serve HTTPS there; with client_ca_file only to clients that show a certificate")
     admin_hosts: tuple[str, ...] = Field(
         (), description="further names under which the admin address is reached, as of a Kubernetes service"
     )
@@ -268,6 +295,10 @@ class SidecarConfig(_Frozen):
     canary_every_s: float | None = Field(None, ge=60, description="send the bank's canaries so often; by default only on demand")
     page: PageConfig = PageConfig()
     drift_tokens: int = Field(5000, ge=100, description="half-life of the running score distribution that is compared with the card's")
+
+    @property
+    def near(self) -> Near:
+        return Near(self.admin, self.tls)
 
 
 class WitnessConfig(_Frozen):
@@ -354,6 +385,29 @@ class AuditConfig(_Frozen):
         return Levels(Level[self.level.upper()], tuple(rules))
 
 
+class TrustConfig(_Frozen):
+    """Who may make banks and rules. What is installed with the program needs no signature."""
+
+    keys: tuple[str, ...] = Field(
+        (), max_length=32, description="public keys (vkeys) whose signatures count, as `barograph trust key` prints them"
+    )
+    require_signed: bool = Field(False, description="refuse a bank or rules that none of keys has signed; also --require-signed")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrustConfig:
+        try:
+            found = self.plain
+        except NoteError as error:
+            raise ValueError(str(error)) from None
+        if self.require_signed and not found.keys:
+            raise ValueError("require_signed without keys; expected the public keys of those who may sign")
+        return self
+
+    @property
+    def plain(self) -> Trust:
+        return Trust(tuple(PublicKey.parse(key) for key in self.keys), self.require_signed, (BANKS, PACKS))
+
+
 class Config(_Frozen):
     """The whole file."""
 
@@ -364,6 +418,7 @@ class Config(_Frozen):
     gateway: GatewayConfig = Field(default_factory=GatewayConfig)
     sidecar: SidecarConfig = SidecarConfig()
     audit: AuditConfig = Field(default_factory=AuditConfig)
+    trust: TrustConfig = TrustConfig()
 
     @classmethod
     def load(cls, path: Path | None) -> Config:
@@ -373,8 +428,15 @@ class Config(_Frozen):
         return document.parse(read_text(path), cls, str(path))
 
     def load_bank(self) -> bank.Bank:
-        """The bank with the probes that are live. Raises BankError or ConfigError."""
-        return bank.Bank.load(self.bank_folder()).select(self.tap.probes)
+        """The bank with the probes that are live. Raises BankError, ConfigError, or TrustError for one that nobody vouches for who should."""
+        return self.vouched_bank()[0]
+
+    def vouched_bank(self) -> tuple[bank.Bank, str]:
+        """The same, and the name of the key that signed it; empty where none had to."""
+        folder = self.bank_folder()
+        found = bank.Bank.load(folder)
+        signer = self.trust.plain.check(folder, note_of(folder), found.files)
+        return found.select(self.tap.probes), signer
 
     def model_name(self) -> str:
         return models.served_name(self.engine.model)

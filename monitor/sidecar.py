@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -33,6 +34,7 @@ from monitor.gateway.texts import Texts
 from monitor.gateway.trial import Trial
 from monitor.gateway.wrapper import Reader
 from monitor.http.serving import Servers
+from monitor.http.tls import Tls
 from monitor.pipeline import rulefiles
 from monitor.pipeline.orders import Orders
 from monitor.pipeline.pipeline import Parts, Pipeline
@@ -54,7 +56,7 @@ AGAIN_S = 10  # until witnesses that did not cosign are asked again
 
 async def run(config: Config) -> None:
     """Serve until told to stop. What starts last stops first."""
-    bank = config.load_bank()
+    bank, bank_signer = config.vouched_bank()
     proof, proof_sha256 = Proof.load(config.tap.verified) if config.tap.verified else (None, "")
     access = Access(config.sidecar.access)
     servers = Servers()
@@ -65,7 +67,7 @@ async def run(config: Config) -> None:
     ledger = open_ledger(config)
     custody = custody_of(config, ledger)
     orders = Orders(config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".orders"))
-    rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger, rulefiles.abilities(config), orders)
+    rulebook = Rulebook(config.rules, rulefiles.facts(bank), ledger, rulefiles.abilities(config), orders, config.trust.plain)
     kafka = KafkaPublisher(config.sidecar.kafka, ledger, metrics) if config.sidecar.kafka else None
     feed = None
     if config.sidecar.kafka is not None and config.sidecar.kafka.scores is not None:
@@ -86,7 +88,11 @@ async def run(config: Config) -> None:
     gateway = Gateway(
         config.gateway, pipeline, orders, Reader(config.engine.listen) if config.gateway.wrap else None, contents, tracing, texts
     )
-    servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain)
+    tls = {name: Tls(files) for name, files in (("gateway", config.gateway.tls), ("admin", config.sidecar.tls)) if files is not None}
+    contexts = {name: each.context for name, each in tls.items()}
+    for name, each in tls.items():
+        metrics.certificates.labels(name).set_function(functools.partial(getattr, each, "expires"))
+    servers.serve(gateway, servers.bind("gateway", config.gateway.listen), gateway.drain, contexts.get("gateway"))
     tasks = Tasks(metrics)
     commander = Commander(gateway, rulebook, config.sidecar.ledger.with_name(config.sidecar.ledger.name + ".commands"))
     admin = admin_app(
@@ -101,8 +107,9 @@ async def run(config: Config) -> None:
         custody,
         contents.settle if contents else lambda: None,
         tracks,
+        lambda: "; ".join(each.failed for each in tls.values() if each.failed),
     )
-    servers.serve(admin, servers.bind("admin", config.sidecar.admin))
+    servers.serve(admin, servers.bind("admin", config.sidecar.admin), tls=contexts.get("admin"))
     receiver.start()
     for begin in unfinished(ledger.path):  # of a sidecar that died: every generation has an end
         ledger.append("stream", event="lost", stream=begin["stream"], source=begin.get("source", ""), why="the sidecar ended while it ran")
@@ -115,6 +122,7 @@ async def run(config: Config) -> None:
         bank=bank.digest,
         bank_arrays=bank.card.arrays_sha256,
         bank_card=bank.card_sha256,
+        bank_signed_by=bank_signer,
         corpus=bank.card.corpus_sha256,
         proof=proof_sha256,
         rules=rulebook.engine.digest,
@@ -136,6 +144,8 @@ async def run(config: Config) -> None:
         tasks.keep("witnesses", lambda: _witness(ledger, witnesses, metrics))
     tasks.keep("rules", rulebook.watch)
     tasks.keep("taps", receiver.watch)
+    for name, each in tls.items():
+        tasks.keep(f"certificate of {name}", each.watch)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: tasks.once("reload", lambda: _reload(rulebook)))
     if config.sidecar.canary_every_s is not None:
         tasks.keep("canaries", lambda: canary.watch(config, bank, metrics))

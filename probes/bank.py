@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -203,8 +203,10 @@ class Bank:
     (Haufe et al. 2014: a detector's weights say what to read, its pattern says where the signal lies).
     """
 
-    def __init__(self, card: BankCard, directions: Floats, patterns: Floats) -> None:
+    def __init__(self, card: BankCard, directions: Floats, patterns: Floats, files: Mapping[str, str] | None = None) -> None:
+        """files: the sha256 of each file that it was read from."""
         self.card = card
+        self.files = dict(files or {})
         self.directions = directions
         self.patterns = patterns
         self.names = tuple(probe.name for probe in card.probes)
@@ -315,4 +317,4 @@ class Bank:
             raise BankError(
                 f"bank {folder / CARD}: a probe reads layer {deepest}; {card.model.name} has layers 0 to {card.model.layers - 1}"
             )
-        return cls(card, directions, patterns)
+        return cls(card, directions, patterns, {ARRAYS: digest, CARD: hashlib.sha256(text).hexdigest()})

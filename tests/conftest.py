@@ -18,8 +18,9 @@ from tests.stack import Stack
 
 # These run beside vLLM only, in an environment of their own: make test-vllm.
 collect_ignore = [] if find_spec("vllm") else ["vllm"]
-# These need Java or Go, and run when they are asked for by name: make test-kafka, make test-otel, make test-cluster.
-APART = [Path(__file__).parent / name for name in ("kafka", "otel", "cluster")]
+# These need Java or Go or minutes of their own, and run when they are asked for by name: make test-kafka, make test-otel, make test-cluster,
+# make abuse.
+APART = [Path(__file__).parent / name for name in ("abuse", "cluster", "kafka", "otel")]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -46,8 +46,16 @@ def eventually(check: Callable[[], Any], what: str, seconds: float = 20.0) -> An
 class Stack:
     """`settings` is merged into the configuration; `rules` replaces the shipped rule file."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any] | None = None, rules: str | None = None, engine: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any] | None = None,
+        rules: str | None = None,
+        engine: bool = True,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        self.env = env or {}
         self.runtime = Path(tempfile.mkdtemp(prefix="barograph-"))  # a socket's path must be short
         self.ports = {name: free_port() for name in ("gateway", "admin", "engine")}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -87,7 +95,7 @@ class Stack:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "monitor", name, "--config", str(self.config_path)], stdout=log, stderr=log,
-                env=environment(BAROGRAPH_ADMIN_TOKEN=ADMIN_TOKEN),
+                env=environment(BAROGRAPH_ADMIN_TOKEN=ADMIN_TOKEN, **self.env),
             )  # fmt: skip
 
     def wait_ready(self) -> None:

@@ -74,6 +74,7 @@ class SyntheticEngine:
         self.spread = spread
         self.running: list[Generation] = []
         self.made: dict[tuple[str, int], Generation] = {}  # by request id and choice; the caller clears it
+        self.connections: set[Connection] = set()
         self._next = 0
         self._fresh: list[wire.Begin] = []
         self._wake = asyncio.Event()
@@ -87,6 +88,23 @@ class SyntheticEngine:
         self._server.close()
         if self.tap is not None:
             self.tap.close()
+
+    def hang(self) -> None:
+        """Make no more tokens, until `go_on`."""
+        self._task.cancel()
+
+    def go_on(self) -> None:
+        self._task = asyncio.create_task(self._steps())
+
+    def die(self) -> None:
+        """As a process that is killed: connections are reset, the tap is gone, nobody listens."""
+        self._task.cancel()
+        self._server.close()
+        for connection in list(self.connections):
+            connection.transport.abort()
+        if self.tap is not None:
+            self.tap.close()
+            self.tap = None
 
     async def listen(self, port: int) -> None:
         self._server = await asyncio.get_running_loop().create_server(lambda: Connection(self), "127.0.0.1", port, backlog=2048)
@@ -169,11 +187,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.parser = httptools.HttpRequestParser(self)
+        self.engine.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.engine.connections.discard(self)
         self.engine.abort(self.generations)
 
     def on_message_begin(self) -> None:

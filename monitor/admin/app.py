@@ -37,22 +37,29 @@ MAX_ACCEPT = 1000  # characters of a header that is read
 def admin_app(
     gateway: Gateway, commander: Commander, registry: CollectorRegistry, rulebook: Rulebook, receiver: Receiver, tasks: Tasks, access: Access,
     config: SidecarConfig, custody: Custody,
-    settle: Callable[[], None] = lambda: None, tracks: Tracks | None = None,
+    settle: Callable[[], None] = lambda: None, tracks: Tracks | None = None, certificates: Callable[[], str] = lambda: "",
 ) -> Starlette:  # fmt: skip
-    """Metrics, health, the live view, commands, what changes the rules, and the page. `tracks`: what the page shows; it must follow the pipeline."""
+    """Metrics, health, the live view, commands, what changes the rules, and the page. `tracks`: what the page shows; it must follow the pipeline.
+
+    `certificates`: why renewed ones were not taken.
+    """
     pipeline = gateway.pipeline
     if tracks is None:
         tracks = Tracks(pipeline.bank.names)
         tracks.serve(pipeline)
 
     async def health(request: Request) -> Response:
-        body = health_of(pipeline, receiver, tasks, access, gateway.orders)
+        body = health_of(pipeline, receiver, tasks, access, gateway.orders, certificates())
         status = 503 if body["reasons"] else 200
         return JSONResponse(body if request.state.person is not None else {"status": body["status"]}, status)
 
     async def live(request: Request) -> Response:
         """Alive means only that the process answers."""
         return JSONResponse({"status": "ok"})
+
+    async def idle(request: Request) -> Response:
+        """Whether an engine can be stopped without cutting a reply."""
+        return JSONResponse({"status": "busy" if gateway.replies else "idle"}, 503 if gateway.replies else 200)
 
     async def metrics(request: Request) -> Response:
         text, content_type = await exposition.text(request.headers.get("accept", "")[:MAX_ACCEPT])
@@ -70,6 +77,7 @@ def admin_app(
         routes=[
             Route("/health", health),
             Route("/live", live),
+            Route("/idle", idle),
             Route("/watch", watch),
             Route("/metrics", metrics),
             *rule_routes(rulebook),
@@ -77,5 +85,14 @@ def admin_app(
             *custody_routes(custody, settle),
             *Page(gateway, tracks, views, config.page).routes(),
         ],
-        middleware=[Middleware(Guard, hosts, access, is_loopback(config.admin[0]), config.admin_open)],
+        middleware=[
+            Middleware(
+                Guard,
+                hosts,
+                access,
+                is_loopback(config.admin[0]),
+                config.admin_open,
+                lambda why: pipeline.metrics.admin_refused.labels(why).inc(),
+            )
+        ],
     )

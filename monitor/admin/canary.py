@@ -13,7 +13,6 @@ import httpx
 from monitor.config import Config
 from monitor.errors import BarographError
 from monitor.gateway.judging import SCORES_HEADER
-from monitor.http.serving import host
 from monitor.sinks.prometheus import Metrics
 from probes.bank import Bank, Canary
 
@@ -39,14 +38,14 @@ class Finding:
 def check(config: Config) -> Iterator[Finding]:
     """Send every canary of the bank, one after the other. Raises BarographError when the gateway does not answer."""
     bank = config.load_bank()
-    with httpx.Client(timeout=120) as client:
+    with httpx.Client(timeout=120, verify=config.gateway.near.trust) as client:
         for card in bank.card.probes:
             for canary in card.canaries:
                 yield _send(client, config, card.name, canary)
 
 
 def _send(client: httpx.Client, config: Config, probe: str, canary: Canary) -> Finding:
-    url = f"http://{host(config.gateway.listen)}/v1/chat/completions"
+    url = config.gateway.near.url("/v1/chat/completions")
     body = {
         "model": config.model_name(), "messages": [{"role": "user", "content": canary.prompt}], "max_tokens": TOKENS, "temperature": 0, "stream": True,
     }  # fmt: skip

@@ -20,6 +20,7 @@ from monitor.http.openai import OpenAIError
 MAX_BODY = 64 << 10
 READABLE = {
     "/health": "whether the sidecar can judge, with reasons when it cannot", "/live": "whether the process answers",
+    "/idle": "200 when no reply runs, else 503",
     "/metrics": "Prometheus's metrics", "/watch": "the running streams, as server-sent events", "/rules": "the rules in force",
     "/orders": "the stops, throttles and modes that stand, and the targets of re-routes",
     "/": "leads to the page", "/page": "the web page", "/page/files/{name}": "its files", "/page/about": "the probes, and who asks", "/page/state": "figures of what was judged",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from monitor.admin.access import TOKEN, Access, Person, Role
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-PROBES = frozenset({"/live", "/health"})  # an orchestrator asks these without a token, and gets a status and nothing else
+PROBES = frozenset({"/live", "/health", "/idle"})  # an orchestrator asks these without a token, and gets a status and nothing else
 EVIDENCE = frozenset({"/audit"})  # auditors too; which act is whose is said there
 PAGE, FILES = frozenset({"/", "/page"}), "/page/files/"  # the page itself says nothing; what it asks for needs what everybody needs
 PLAY = "/page/chat"  # one who is near reaches the gateway anyway, and a chat changes nothing
@@ -24,15 +24,19 @@ class Guard:
 
     `hosts`: names under which the address is reached, beside loopback's and the address of the connection itself. A name that leads here
     all the same (DNS rebinding) is refused. `near`: only this machine reaches the address, so that reading needs no token. `is_open`:
-    changes need none either. Whoever asks is in the scope's state as `person`; `near` says that it is somebody without a token who named loopback as the host.
+    changes need none either. Whoever asks is in the scope's state as `person`; `near` says that it is somebody without a token who named loopback as the host. `refused` hears of each refusal, by one word.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str], access: Access, near: bool = True, is_open: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: Collection[str], access: Access, near: bool = True, is_open: bool = False,
+        refused: Callable[[str], None] = lambda why: None,
+    ) -> None:  # fmt: skip
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
         self._access = access
         self._near = near
         self._open = is_open
+        self._count = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = self._refused(scope) if scope["type"] == "http" else None
@@ -42,13 +46,16 @@ class Guard:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._known(name_of(hosts[0]), scope):
-            return _no(
+            return self._no(
+                "host",
                 421,
                 f"host {', '.join(hosts)[:200] or 'missing'} is not this one; expected loopback, the address itself, or a name in sidecar.admin_hosts",
             )
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower()):
-            return _no(403, f"a page of {origin[:200]} may not ask here; expected one of http://{hosts[0][:200]}, or no browser")
+            return self._no(
+                "origin", 403, f"a page of {origin[:200]} may not ask here; expected one of http://{hosts[0][:200]}, or no browser"
+            )
         person = self._access.who(headers.get("authorization", ""))
         reads, path = scope["method"] in READS, scope["path"]
         near = self._near and is_loopback(name_of(hosts[0]))  # a proxy before loopback brings people from elsewhere, by another name
@@ -61,7 +68,7 @@ class Guard:
         if reads:
             return None if person is not None or path in PROBES or path in PAGE or path.startswith(FILES) else self._unknown()
         if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-            return _no(415, "expected content-type: application/json")
+            return self._no("form", 415, "expected content-type: application/json")
         if person is None:
             return self._unknown()
         if path == PLAY and near:
@@ -70,11 +77,11 @@ class Guard:
             return (
                 None
                 if person.role is not Role.VIEWER
-                else _no(403, f"the token of {person.name} has role viewer; expected auditor, operator or admin")
+                else self._no("role", 403, f"the token of {person.name} has role viewer; expected auditor, operator or admin")
             )
         if not person.role.commands or (path in ADMINS and person.role is not Role.ADMIN):
             wanted = "admin" if path in ADMINS else "operator or admin"
-            return _no(403, f"the token of {person.name} has role {person.role.value}; expected {wanted}")
+            return self._no("role", 403, f"the token of {person.name} has role {person.role.value}; expected {wanted}")
         return None
 
     def _known(self, name: str, scope: Scope) -> bool:
@@ -85,11 +92,16 @@ class Guard:
 
     def _unknown(self) -> Response:
         if not self._access.any:
-            return _no(
+            return self._no(
+                "token",
                 403,
                 f"this needs a bearer token: set {TOKEN} for the sidecar or name a file as sidecar.access, or set sidecar.admin_open: true",
             )
-        return _no(401, f"expected the bearer token of {TOKEN}, or one in the file of sidecar.access")
+        return self._no("token", 401, f"expected the bearer token of {TOKEN}, or one in the file of sidecar.access")
+
+    def _no(self, why: str, status: int, text: str) -> Response:
+        self._count(why)
+        return JSONResponse({"error": text}, status, {"www-authenticate": "Bearer"} if status == 401 else None)
 
 
 def is_loopback(name: str) -> bool:
@@ -105,7 +117,3 @@ def name_of(host: str) -> str:
         return host[1:].partition("]")[0].lower()
     name, _, port = host.rpartition(":")
     return (name if port.isdigit() and name else host).lower()
-
-
-def _no(status: int, why: str) -> Response:
-    return JSONResponse({"error": why}, status, {"www-authenticate": "Bearer"} if status == 401 else None)

@@ -12,7 +12,9 @@ from monitor.pipeline.pipeline import Pipeline
 from monitor.pipeline.receiver import Receiver
 
 
-def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks, access: Access, orders: Orders) -> dict[str, Any]:
+def health_of(
+    pipeline: Pipeline, receiver: Receiver, tasks: Tasks, access: Access, orders: Orders, certificates: str = ""
+) -> dict[str, Any]:
     """All that an orchestrator or a person asks. `reasons` is empty when requests are served and judged."""
     found = {
         "engine": "" if pipeline.engine_state == SERVES else pipeline.engine_state,
@@ -24,6 +26,7 @@ def health_of(pipeline: Pipeline, receiver: Receiver, tasks: Tasks, access: Acce
         "tasks": tasks.failed,
         "access": access.failed,
         "orders": orders.broken,
+        "tls": certificates,
     }
     reasons = [f"{what}: {why}" for what, why in found.items() if why]
     return {

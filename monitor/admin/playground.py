@@ -14,7 +14,6 @@ from monitor.gateway.judging import SCORES_HEADER
 from monitor.http import jsons, openai
 from monitor.http.openai import OpenAIError, bad, overloaded
 from monitor.http.responses import EventStream
-from monitor.http.serving import host
 
 MAX_BODY = 64 << 10
 MAX_MESSAGES = 64
@@ -29,7 +28,7 @@ class Playground:
     """Sends what a page may send, and nothing else: messages, a number of tokens, a temperature."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._base = f"http://{host(gateway.config.listen)}/v1"
+        self._gateway = gateway.config.near
         self._running = 0
 
     async def chat(self, request: Request) -> Response:
@@ -51,7 +50,9 @@ class Playground:
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS, connect=5)) as session:
                 asked["model"] = await self._model(session)
-                async with session.post(f"{self._base}/chat/completions", json=asked, headers={SCORES_HEADER: "1"}) as response:
+                async with session.post(
+                    self._gateway.url("/v1/chat/completions"), json=asked, headers={SCORES_HEADER: "1"}, ssl=self._gateway.trust
+                ) as response:
                     if response.status != 200:
                         yield _failed(await response.content.read(MAX_BODY), response.status)
                         return
@@ -69,7 +70,7 @@ class Playground:
 
     async def _model(self, session: aiohttp.ClientSession) -> str:
         """The engine's first model. Where it names none, the gateway says what is wrong with the chat."""
-        async with session.get(f"{self._base}/models") as response:
+        async with session.get(self._gateway.url("/v1/models"), ssl=self._gateway.trust) as response:
             said = await response.content.read(MAX_NAMES)
         try:
             return str(jsons.decode(said)["data"][0]["id"])

@@ -18,6 +18,7 @@ from monitor.commands.grafana import app as grafana_app
 from monitor.commands.probes import app as probes_app
 from monitor.commands.rules import app as rules_app
 from monitor.commands.topics import app as topics_app
+from monitor.commands.trust import app as trust_app
 from monitor.errors import BarographError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app.add_typer(rules_app, name="rules")
 app.add_typer(audit_app, name="audit")
 app.add_typer(topics_app, name="topics")
 app.add_typer(grafana_app, name="grafana")
+app.add_typer(trust_app, name="trust")
 engine_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(engine_app, name="engine")
 
@@ -42,6 +44,7 @@ ConfigOption = Annotated[
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")]
 BankOption = Annotated[Path | None, typer.Option("--bank", help="A bank's folder; by default the one shipped for the model.")]
+SignedOption = Annotated[bool, typer.Option("--require-signed", help="Refuse a bank or rules that no key of trust.keys has signed.")]
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def _config(path: Path | None, model: str | None, bank: Path | None) -> Config:
+def _config(path: Path | None, model: str | None, bank: Path | None, signed: bool = False) -> Config:
     from monitor.config import Config
 
     config = Config.load(path)
@@ -70,12 +73,20 @@ def _config(path: Path | None, model: str | None, bank: Path | None) -> Config:
         changes["engine"] = config.engine.model_copy(update={"model": model})
     if bank is not None:
         changes["tap"] = config.tap.model_copy(update={"bank": bank})
+    if signed:
+        if not config.trust.keys:
+            raise BarographError(
+                "--require-signed without trust.keys; expected the public keys of those who may sign, in the configuration"
+            )
+        changes["trust"] = config.trust.model_copy(update={"require_signed": True})
     return config.model_copy(update=changes)
 
 
-def _no_core() -> None:
-    """A crash leaves no picture of the memory: prompts are in it, and tokens."""
+def _limits() -> None:
+    """A crash leaves no picture of the memory: prompts are in it, and tokens. And a thousand connections must not take the files that the ledger needs."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @app.callback(invoke_without_command=True)
@@ -94,10 +105,12 @@ def up(config: ConfigOption = None, model: ModelOption = None, bank: BankOption 
 
 
 @engine_app.callback()
-def engine(context: typer.Context, config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+def engine(
+    context: typer.Context, config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None, signed: SignedOption = False
+) -> None:
     """Serve a model with the tap inside (one process of `up`)."""
-    _no_core()
-    settings = _config(config, model, bank)
+    _limits()
+    settings = _config(config, model, bank, signed)
     if context.invoked_subcommand is not None:
         context.obj = (settings, config)
         return
@@ -143,14 +156,14 @@ def verify_tap(
 
 
 @app.command()
-def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None) -> None:
+def sidecar(config: ConfigOption = None, model: ModelOption = None, bank: BankOption = None, signed: SignedOption = False) -> None:
     """Judge scores and serve the gateway (the other process of `up`)."""
     import uvloop
 
     from monitor.sidecar import run
 
-    _no_core()
-    uvloop.run(run(_config(config, model, bank)))
+    _limits()
+    uvloop.run(run(_config(config, model, bank, signed)))
 
 
 for command in (
@@ -209,6 +222,19 @@ def tail(
         )
     wanted = Wanted(tuple(rule or ()), tuple(tenant or ()), tuple(served or ()), tuple(action or ()), mode, tuple(kind or KINDS))
     run(ledger or _config(config, None, None).sidecar.ledger, wanted, count, follow, as_json)
+
+
+@app.command()
+def idle(
+    seconds: Annotated[float, typer.Option("--seconds", min=0, max=3600, help="How long to wait.")] = 30.0,
+    admin: Annotated[str | None, typer.Option("--admin", help="HOST:PORT of the admin address; by default the configured one.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Wait until no reply runs, as before an engine is stopped. Exit code 1 when the time is over first."""
+    from monitor.commands.idle import idle as run
+    from monitor.commands.idle import near_of
+
+    sys.exit(0 if run(near_of(_config(config, None, None), admin), seconds) else 1)
 
 
 @app.command()

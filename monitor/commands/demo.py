@@ -14,7 +14,7 @@ from rich.text import Text
 from monitor.config import Config
 from monitor.errors import BarographError
 from monitor.gateway.judging import SCORES_HEADER
-from monitor.http.serving import host
+from monitor.http.near import Near
 
 ROSE = 3.0  # a token is said to have risen from this z value on
 TOKENS = 72
@@ -51,9 +51,9 @@ class Reply:
 def demo(config: Config) -> int:
     """Run the demo and print it. Raises BarographError when nothing answers."""
     console = Console()
-    base = f"http://{host(config.gateway.listen)}/v1"
+    gateway = config.gateway.near
     with console.status(f"sending {len(CHATS)} chats, all at once"):
-        replies = asyncio.run(_send(base))
+        replies = asyncio.run(_send(gateway))
     for number, reply in enumerate(replies, 1):
         console.print(f"[bold]{number:2}. {reply.prompt}[/bold]", highlight=False)
         console.print(painted(reply), end="\n")
@@ -68,24 +68,24 @@ def demo(config: Config) -> int:
         Text(f"a token is coloured when its highest score is {ROSE:.0f} or more standard deviations above neutral text", style="dim"),
     )
     console.print("[dim]These are representations of emotion concepts in the model, not feelings; a quiet probe is no proof of calm.[/dim]")
-    console.print(f"\nThe same in a browser, and a chat of your own: http://{host(config.sidecar.admin)}/page#play", highlight=False)
+    console.print(f"\nThe same in a browser, and a chat of your own: {config.sidecar.near.url('/page')}#play", highlight=False)
     return 0
 
 
-async def _send(base: str) -> list[Reply]:
-    async with httpx.AsyncClient(timeout=httpx.Timeout(120, connect=5)) as client:
+async def _send(gateway: Near) -> list[Reply]:
+    async with httpx.AsyncClient(timeout=httpx.Timeout(120, connect=5), base_url=gateway.url(), verify=gateway.trust) as client:
         try:
-            models = (await client.get(f"{base}/models")).json()
+            models = (await client.get("/v1/models")).json()
             name = models["data"][0]["id"]
         except (httpx.HTTPError, ValueError, KeyError, IndexError):
-            raise BarographError(f"no gateway answers at {base}; start one with: barograph up") from None
-        return await asyncio.gather(*(_chat(client, base, name, prompt) for prompt in CHATS))
+            raise BarographError(f"no gateway answers at {gateway.url()}; start one with: barograph up") from None
+        return await asyncio.gather(*(_chat(client, name, prompt) for prompt in CHATS))
 
 
-async def _chat(client: httpx.AsyncClient, base: str, model: str, prompt: str) -> Reply:
+async def _chat(client: httpx.AsyncClient, model: str, prompt: str) -> Reply:
     reply = Reply(prompt)
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": TOKENS, "temperature": 0, "stream": True}
-    async with client.stream("POST", f"{base}/chat/completions", json=body, headers={SCORES_HEADER: "1"}) as response:
+    async with client.stream("POST", "/v1/chat/completions", json=body, headers={SCORES_HEADER: "1"}) as response:
         async for line in response.aiter_lines():
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue

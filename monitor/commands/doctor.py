@@ -18,7 +18,6 @@ from rich.markup import escape
 from monitor import models, wire
 from monitor.config import Config
 from monitor.errors import BarographError
-from monitor.http.serving import host
 from monitor.pipeline import rulefiles
 from monitor.pipeline.receiver import answers
 from probes.bank import BankError
@@ -104,7 +103,7 @@ def _bank_and_rules(config: Config) -> Iterator[Finding]:
         return
     yield Finding("bank", True, f"{len(bank.names)} probes for {bank.card.model.name}: {', '.join(bank.names)}")
     try:
-        rules = RuleEngine(rulefiles.load(config.rules), rulefiles.facts(bank), rulefiles.abilities(config))
+        rules = RuleEngine(rulefiles.load(config.rules, config.trust.plain), rulefiles.facts(bank), rulefiles.abilities(config))
         yield Finding("rules", True, f"{len(rules.rules)} in {config.rules}")
     except (BarographError, DocumentError) as error:
         yield Finding("rules", False, str(error))
@@ -190,8 +189,9 @@ def _kafka(config: Config) -> Finding:
 
 def _running(config: Config) -> Iterator[Finding]:
     """What the sidecar that runs with this configuration says of itself, where one does."""
+    near = config.sidecar.near
     try:
-        said = httpx.get(f"http://{host(config.sidecar.admin)}/health", timeout=2).json()
+        said = httpx.get(near.url("/health"), timeout=2, verify=near.trust).json()
         reasons, sinks = list(said.get("reasons", [])), dict(said.get("sinks", {}))
     except (httpx.HTTPError, ValueError, TypeError, AttributeError):
         return

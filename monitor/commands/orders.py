@@ -119,13 +119,12 @@ def ask(config: Path | None, method: str, path: str, body: dict[str, Any] | None
 
     from monitor.admin.access import TOKEN
     from monitor.config import Config
-    from monitor.http.serving import host
 
-    address = Config.load(config).sidecar.admin
-    url = f"http://{host(address)}{path}"
+    near = Config.load(config).sidecar.near
+    url = near.url(path)
     headers = {"authorization": f"Bearer {token}"} if (token := os.environ.get(TOKEN)) else {}
     try:
-        answer = httpx.request(method, url, json=body, headers=headers, timeout=ANSWER_S)
+        answer = httpx.request(method, url, json=body, headers=headers, timeout=ANSWER_S, verify=near.trust)
         said = answer.json()
     except httpx.HTTPError as error:
         raise BarographError(f"no sidecar answers at {url} ({type(error).__name__}); start one with: barograph up") from None

@@ -35,7 +35,8 @@ def _ruleset(config: Path | None, rules: str | None) -> Any:
     from monitor.config import Config
     from monitor.pipeline.rulefiles import load
 
-    return load(Path(rules) if rules is not None else Config.load(config).rules)
+    settings = Config.load(config)
+    return load(Path(rules) if rules is not None else settings.rules, settings.trust.plain)
 
 
 @app.command()

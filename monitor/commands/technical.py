@@ -23,7 +23,7 @@ CHANGES = 100  # the last ones
 def technical_file(config: Config, figures: Path | None) -> str:
     """Markdown. figures: a folder of benchmark results, a JSON object in each. Raises BarographError."""
     bank = config.load_bank()
-    engine = RuleEngine(rulefiles.Reading(config.rules).ruleset(), rulefiles.facts(bank), rulefiles.abilities(config))
+    engine = RuleEngine(rulefiles.load(config.rules, config.trust.plain), rulefiles.facts(bank), rulefiles.abilities(config))
     gateway, retention = config.gateway, config.audit.retention
     passport = ", ".join(f"{name} {value}" for name, value in bank.card.passport.model_dump().items() if value)
     changes: list[str] = []

@@ -19,7 +19,8 @@ from rich.markup import escape
 from monitor import models, wire
 from monitor.config import Config
 from monitor.errors import BarographError
-from monitor.http.serving import LIFELINE, host
+from monitor.http.near import host
+from monitor.http.serving import LIFELINE
 
 START_LIMIT_S = 900.0  # a first start downloads and converts a model
 
@@ -74,14 +75,14 @@ class Up:
     def _await_ready(self) -> int | None:
         """None when all is well, else the exit code."""
         deadline = time.monotonic() + START_LIMIT_S
-        url = f"http://{host(self.config.sidecar.admin)}/health"
+        near = self.config.sidecar.near
         with self.console.status("starting") as status:
             while time.monotonic() < deadline:
                 if (code := self._ended()) is not None:
                     return code
                 status.update(escape(self._status) or "starting")
                 try:
-                    if httpx.get(url, timeout=1).status_code == 200 and self._engine_answers():
+                    if httpx.get(near.url("/health"), timeout=1, verify=near.trust).status_code == 200 and self._engine_answers():
                         return None
                 except httpx.HTTPError:
                     pass
@@ -127,14 +128,14 @@ class Up:
         say(
             f"[bold]Barograph[/bold] watches [bold]{escape(models.served_name(config.engine.model))}[/bold] (ready after {seconds:.1f} s)\n"
         )
-        say(f"  OpenAI API   http://{host(config.gateway.listen)}/v1", highlight=False)
+        say(f"  OpenAI API   {config.gateway.near.url('/v1')}", highlight=False)
         if config.gateway.wrap:
             say(f"  wrapped      {escape(config.gateway.upstream)}, its text read by the model above", highlight=False)
         else:
             say(f"  engine       {escape(host(config.engine.listen))}, behind the gateway", highlight=False)
-        say(f"  page         http://{host(config.sidecar.admin)}/page", highlight=False)
-        say(f"  metrics      http://{host(config.sidecar.admin)}/metrics", highlight=False)
-        say(f"  health       http://{host(config.sidecar.admin)}/health", highlight=False)
+        say(f"  page         {config.sidecar.near.url('/page')}", highlight=False)
+        say(f"  metrics      {config.sidecar.near.url('/metrics')}", highlight=False)
+        say(f"  health       {config.sidecar.near.url('/health')}", highlight=False)
         say(f"  ledger       {escape(str(config.sidecar.ledger))}\n", highlight=False)
         say(
             "  Open the page to look on, and its playground to chat. In another terminal: [bold]barograph watch[/bold], [bold]barograph demo[/bold] for ten chats. Ctrl-C stops.",

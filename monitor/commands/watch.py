@@ -19,7 +19,7 @@ from rich.text import Text
 from monitor.commands.charts import BARS
 from monitor.config import Config
 from monitor.errors import BarographError
-from monitor.http.serving import host
+from monitor.http.near import Near
 
 LOW, HIGH = -1.0, 6.0  # z values at which a bar is empty and full
 WIDTH = 18
@@ -30,16 +30,16 @@ NOTE = "z values: standard deviations above the model's own neutral text. A quie
 
 def watch(config: Config, once: bool, svg: Path | None, seconds: float | None, as_json: bool = False) -> None:
     """Show the live view until Ctrl-C. With `svg`, save the picture that held the most. Raises BarographError."""
-    url = f"http://{host(config.sidecar.admin)}/watch"
+    near = config.sidecar.near
     if as_json:
-        _print(url, once, seconds)
+        _print(near, once, seconds)
         return
     view = View()
     console = Console()
     deadline = None if seconds is None else time.monotonic() + seconds
     fullest: tuple[int, Group | None] = (-1, None)
     with Live(console=console, auto_refresh=False, transient=once) as live:
-        for snapshot in snapshots(url):
+        for snapshot in snapshots(near):
             view.update(snapshot, time.monotonic())
             live.update(view.render(), refresh=True)
             if view.weight >= fullest[0]:
@@ -53,17 +53,18 @@ def watch(config: Config, once: bool, svg: Path | None, seconds: float | None, a
         console.print(f"saved {svg}")
 
 
-def _print(url: str, once: bool, seconds: float | None) -> None:
+def _print(near: Near, once: bool, seconds: float | None) -> None:
     deadline = math.inf if seconds is None else time.monotonic() + seconds
-    for snapshot in snapshots(url):
+    for snapshot in snapshots(near):
         print(json.dumps(snapshot, separators=(",", ":")), flush=True)
         if once or time.monotonic() >= deadline:
             return
 
 
-def snapshots(url: str) -> Iterator[dict[str, Any]]:
+def snapshots(near: Near) -> Iterator[dict[str, Any]]:
+    url = near.url("/watch")
     try:
-        with httpx.stream("GET", url, timeout=httpx.Timeout(5, read=None)) as response:
+        with httpx.stream("GET", url, verify=near.trust, timeout=httpx.Timeout(5, read=None)) as response:
             for line in response.iter_lines():
                 if line.startswith("data: "):
                     yield json.loads(line[6:])

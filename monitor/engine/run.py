@@ -14,7 +14,8 @@ from monitor.engine.reading import Readings
 from monitor.engine.reading_server import ReadingServer
 from monitor.engine.server import EngineServer
 from monitor.errors import ConfigError
-from monitor.http.serving import Servers, host
+from monitor.http.near import host
+from monitor.http.serving import Servers
 from monitor.tap.steer import Limits
 from monitor.tap.tap import Tap
 

@@ -23,6 +23,7 @@ from monitor.gateway.dialect import error_body
 from monitor.gateway.failures import Condition, decision
 from monitor.gateway.hold import Hold
 from monitor.gateway.judging import Engine, Judging
+from monitor.gateway.rate import Rate
 from monitor.gateway.reply import Limits, Reply
 from monitor.gateway.routes import PASSED, Route, encoded, normalised, refusal, route_of
 from monitor.gateway.target import Targets
@@ -78,6 +79,7 @@ class Gateway:
         self.replies: set[Reply[Judging]] = set()
         self._stopping = False
         self._bodies = Budget(config.max_bodies_bytes)
+        self._rate = Rate(config.rate, config.tenant_header) if config.rate is not None else None
         self._limits = Limits(config.client_stall_s, config.keepalive_s, self.metrics.stalled.inc)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,6 +117,8 @@ class Gateway:
 
     async def _answer(self, request: Request, path: str) -> Response:
         route = route_of(path, self.config.allow_routes)
+        if self._rate is not None and request.method == "POST":
+            await self._rate.admit(request)
         if route is Route.JUDGED and request.method == "POST":
             return await self._generate(request, path)
         if route is Route.PASSED:

@@ -14,8 +14,8 @@ import aiohttp
 from monitor.gateway.asked import CHAT, COMPLETIONS, Asked
 from monitor.gateway.relay import Chunk, chunk_of
 from monitor.http import jsons
+from monitor.http.near import host
 from monitor.http.openai import OpenAIError, event, unavailable
-from monitor.http.serving import host
 from monitor.http.sse import EventParser
 
 READ_S = 60.0  # a reader that takes longer for one piece has failed

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,11 +59,14 @@ class Servers:
             ) from None
         return listener
 
-    def serve(self, app: Any, listener: socket.socket, drain: Callable[[], Awaitable[None]] | None = None) -> None:
+    def serve(
+        self, app: Any, listener: socket.socket, drain: Callable[[], Awaitable[None]] | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Serve `app` on a bound socket once `run` is called. `drain` is awaited before the server stops taking connections."""
         config = uvicorn.Config(
             app, http=BoundedProtocol, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=3, lifespan="auto",
             server_header=False, proxy_headers=False, backlog=1024, timeout_keep_alive=KEEP_ALIVE_S,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
         )  # fmt: skip
         self._servers.append((_Server(config), listener, drain))
 
@@ -113,11 +117,3 @@ def _bind_unix(name: str, path: Path) -> socket.socket:
             f"{name}: cannot listen on {path} ({error.strerror or error}); choose another address in the configuration"
         ) from None
     return listener
-
-
-def host(address: tuple[str, int] | Path) -> str:
-    """Where a listener on this machine is reached."""
-    if isinstance(address, Path):
-        return f"unix:{address}"
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
-    return f"[{name}]:{address[1]}" if ":" in name else f"{name}:{address[1]}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from monitor.audit.ledger import Ledger
+from monitor.audit.manifest import Trust
 from monitor.config import read_text
 from monitor.errors import BarographError, ConfigError
 from monitor.pipeline import rulefiles
@@ -42,9 +43,13 @@ class Rulebook:
     """
 
     def __init__(
-        self, path: Path, probes: Iterable[ProbeFacts], ledger: Ledger, abilities: Abilities = ANYTHING, orders: Orders | None = None
-    ) -> None:
-        """`abilities`: what the gateway can do; `orders`: rules that somebody armed or put in shadow by hand. Raises DocumentError or ConfigError for a file that cannot be judged by."""
+        self, path: Path, probes: Iterable[ProbeFacts], ledger: Ledger, abilities: Abilities = ANYTHING, orders: Orders | None = None,
+        trust: Trust = Trust(),  # noqa: B008  # it is frozen
+    ) -> None:  # fmt: skip
+        """`abilities`: what the gateway can do; `orders`: rules that somebody armed or put in shadow by hand; `trust`: who may make rules.
+
+        Raises DocumentError, ConfigError or TrustError for a file that cannot be judged by.
+        """
         self.path = path
         self._probes = tuple(probes)
         self._abilities = abilities
@@ -54,8 +59,10 @@ class Rulebook:
         self._pipeline: Pipeline | None = None
         self._alerts: dict[str, tuple[list[str], list[str]]] = {}  # fingerprint → rules to arm, rules to put in shadow
         self.failed = ""
-        reading = rulefiles.Reading(path)
+        self._trust = trust
+        reading = rulefiles.Reading(path, trust)
         self.engine = RuleEngine(reading.ruleset(), self._probes, self._abilities)
+        self.signer = self._read_signer = reading.signer
         self._seen = reading.seen  # also what a refused set would have included: mending it is a change
         self._one_at_a_time = asyncio.Lock()
         self._apply()
@@ -92,9 +99,11 @@ class Rulebook:
 
     def _compiled(self) -> RuleEngine | str:
         """The rules as they lie on disk, or why they can't be judged by."""
-        reading = rulefiles.Reading(self.path)
+        reading = rulefiles.Reading(self.path, self._trust)
         try:
-            return RuleEngine(reading.ruleset(), self._probes, self._abilities)
+            engine = RuleEngine(reading.ruleset(), self._probes, self._abilities)
+            self._read_signer = reading.signer
+            return engine
         except (DocumentError, BarographError) as error:
             return str(error)
         finally:
@@ -106,7 +115,7 @@ class Rulebook:
             self._refuse(by, engine)
         self.failed = ""
         if engine.digest != self.engine.digest:
-            self.engine = engine
+            self.engine, self.signer = engine, self._read_signer
             self._apply()  # its modes stand before running streams are looked at by them
             if self._pipeline is not None:
                 self._pipeline.use(engine)
@@ -194,6 +203,7 @@ class Rulebook:
             "digest": engine.digest,
             "file": str(self.path),
             "sources": engine.ruleset.sources,
+            "signed_by": self.signer,
             "frozen": self.frozen,
             "failed": self.failed,
             "rules": [
@@ -246,7 +256,9 @@ class Rulebook:
         raise RuleError(why)
 
     def _record(self, event: str, ruleset: RuleSet, **more: Any) -> None:
-        self._ledger.append("rules", event=event, digest=ruleset.digest, sources=ruleset.sources, document=ruleset.document(), **more)
+        self._ledger.append(
+            "rules", event=event, digest=ruleset.digest, sources=ruleset.sources, signed_by=self.signer, document=ruleset.document(), **more
+        )
         for rule in ruleset.rules:
             if rule.maturity == "deprecated" and rule.mode != "disabled":
                 log.warning("rule '%s' is deprecated: %s", rule.rule, rule.desc)

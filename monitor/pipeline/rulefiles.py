@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import posixpath
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from monitor.audit.manifest import Trust, note_of
 from monitor.config import PACKS, Config, read_text
 from monitor.errors import ConfigError
 from probes.bank import Bank
@@ -20,20 +23,40 @@ State = tuple[int, int, int]
 
 
 class Reading:
-    """Reads a rule file and what it includes. `seen`: every file that was looked for, with its state just before, there or not."""
+    """Reads a rule file and what it includes. `seen`: every file that was looked for, with its state just before, there or not.
 
-    def __init__(self, path: Path) -> None:
+    `signer`: the key that vouches for them all, where `trust` wants one.
+    """
+
+    def __init__(self, path: Path, trust: Trust = Trust()) -> None:  # noqa: B008  # it is frozen
         self._main = find(str(path))
         self._folder = self._main.parent.resolve()
         self.seen: dict[str, State] = {}
+        self.signer = ""
+        self._trust = trust
+        self._files: dict[str, str] = {}  # that have to be vouched for, with their digests
 
     def ruleset(self) -> RuleSet:
-        """Raises DocumentError and ConfigError."""
-        return RuleSet.from_text(self._read(self._main), str(self._main), self._included)
+        """Raises DocumentError, ConfigError and TrustError."""
+        found = RuleSet.from_text(self._read(self._main), str(self._main), self._included)
+        if self._trust.keys:
+            note = note_of(self._main)
+            self.seen[str(note)] = state(note)
+            self.signer = self._trust.check(self._main, note, self._files)
+        return found
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What was read beside the shipped packs: names from the rule file's folder, and the sha256 of each."""
+        return dict(self._files)
 
     def _read(self, path: Path) -> str:
         self.seen[str(path)] = state(path)
-        return read_text(path)
+        text = read_text(path)
+        if path.resolve().parent != PACKS.resolve():
+            name = posixpath.normpath(os.path.relpath(path, self._main.parent))
+            self._files[name] = sha256(text.encode()).hexdigest()
+        return text
 
     def _included(self, name: str, by: str) -> tuple[str, str]:
         path = find(name, by)
@@ -50,9 +73,9 @@ class Reading:
         return self._read(path), str(path)
 
 
-def load(path: Path) -> RuleSet:
-    """A rule file with all that it includes. `path` may be the name of a shipped pack. Raises DocumentError and ConfigError."""
-    return Reading(path).ruleset()
+def load(path: Path, trust: Trust = Trust()) -> RuleSet:  # noqa: B008  # it is frozen
+    """A rule file with all that it includes. `path` may be the name of a shipped pack. Raises DocumentError, ConfigError and TrustError."""
+    return Reading(path, trust).ruleset()
 
 
 def find(name: str, by: str | None = None) -> Path:

@@ -46,6 +46,9 @@ class ScoreLog:
             return
         if first is None or end <= first:
             return  # it was running when the recording began, so that its beginning is missing
+        if end - first > HISTORY:  # so many came at once that the first of them are no longer kept: as after a gap
+            self._written.pop(slot, None)
+            return
         scores = self._streams.recent(slot, first, end).astype("<f2")
         self._written[slot] = (first + len(scores), now)
         self._ledger.append(

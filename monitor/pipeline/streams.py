@@ -160,8 +160,8 @@ class StreamTable:
         return int(np.maximum(positions - self.judged[slots], 0).sum())
 
     def recent(self, slot: int, first: int, end: int) -> NDArray[np.float32]:
-        """Scores of the positions first to end-1, [m, k]; at most the last HISTORY."""
-        first = max(first, end - HISTORY)
+        """Scores of the positions first to end-1, [m, k], without those at the start that are no longer kept: HISTORY are, behind the newest."""
+        first = min(end, max(first, end - HISTORY, int(self.judged[slot]) - HISTORY))
         found: NDArray[np.float32] = self.history[slot, np.arange(first, end) % HISTORY]
         return found
 

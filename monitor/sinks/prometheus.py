@@ -17,6 +17,7 @@ from probes.drift import Drift
 
 MAX_MODELS = 16  # that are named in metrics; what taps call themselves must not make series without end
 OTHER = "other"
+REFUSALS = ("host", "origin", "form", "token", "role")
 ACTING = ("throttle", "steer", "reroute", "halt")  # actions that do something to a reply
 
 DELAYS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1)  # seconds
@@ -161,6 +162,15 @@ class Metrics:
             buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128),
         )
         self.judged = counter("gateway_replies", "Replies by how they were judged: judged, lagged, or open and why", ["how"])
+        self.admin_refused = counter("admin_refused", "Requests that the admin address refused: host, origin, form, token or role", ["why"])
+        for why in REFUSALS:  # their series begin at 0, so that the first one is seen as an increase
+            self.admin_refused.labels(why)
+        self.certificates = Gauge(
+            "barograph_certificate_expires_seconds",
+            "When the certificate that a listener serves ends, in seconds since 1970",
+            ["listener"],
+            registry=registry,
+        )
         self.commands = counter("commands", "Commands by verb and outcome", ["verb", "outcome"])
         self.command_errors = counter("command_errors", "Failures of reading commands from Kafka; it is tried again")
         self.tenants_throttled = Gauge(

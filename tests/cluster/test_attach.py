@@ -74,14 +74,18 @@ def named(items: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def test_the_sidecar_comes_into_their_pods(cluster: Cluster, namespace: str, theirs: str, ours: str) -> None:
     before = cluster.create(THEIRS[theirs], namespace)["spec"]["template"]["spec"]
     name = THEIRS[theirs]["metadata"]["name"]
-    values = merged(OURS[ours], {"attach": {"deployment": name}})
+    kept = "command" in THEIRS[theirs]["spec"]["template"]["spec"]["containers"][0]
+    values = merged(OURS[ours], {"attach": {"deployment": name, **({"command": []} if kept else {})}})
     cluster.helm("install", NAME, HOME, "-n", namespace, values=values)
     after = attach(cluster, namespace, name)
     spec = after["spec"]["template"]["spec"]
 
     was, vllm = named(before["containers"], "vllm"), named(spec["containers"], "vllm")
-    for key in ("image", "command", "ports", "resources"):
+    for key in ("ports", "resources") if ours == "port" else ("image", "command", "ports", "resources"):
         assert vllm.get(key) == was.get(key), "theirs stays"
+    if ours == "port":
+        assert vllm["image"].startswith("ghcr.io/barograph/barograph-engine:"), "ours has the wheel"
+        assert vllm["command"] == (was["command"] if kept else ["vllm", "serve"])
     assert named(vllm["env"], "HF_HOME")["value"] == "/models"
     assert named(vllm["env"], "BAROGRAPH_CONFIG")["value"] == "/etc/barograph/barograph.yaml"
     assert named(vllm["volumeMounts"], "models") == named(was["volumeMounts"], "models")
@@ -103,7 +107,7 @@ def test_the_sidecar_comes_into_their_pods(cluster: Cluster, namespace: str, the
         assert vllm.get("args") == was.get("args")
         assert vllm["readinessProbe"] == was["readinessProbe"]
         assert named(vllm["env"], "VLLM_API_KEY")["valueFrom"]["secretKeyRef"]["name"] == "vllm-key"
-    assert ("barograph-tap" in [each["name"] for each in spec["initContainers"]]) == (ours != "no copy")
+    assert ("barograph-tap" in [each["name"] for each in spec["initContainers"]]) == (ours == "socket")
     if ours != "no copy":
         assert after["spec"]["strategy"] == {"type": "Recreate"}, "two pods at once would want the same ledger"
         assert after["spec"]["replicas"] == 1

@@ -42,6 +42,7 @@ QUIET = {
         series("barograph_drift_deviation", f"1{LONG}", probe="panic"), series("barograph_sink_failing", f"0{LONG}", sink="kafka"),
         series("barograph_kafka_refused_total", f"0{LONG}", topic="t", reason="r"), series("barograph_kafka_waiting", f"20{LONG}"),
         series("barograph_task_failures_total", f"0{LONG}", task="ledger"), series("barograph_stops_standing", f"0{LONG}"),
+        series("barograph_admin_refused_total", f"0{LONG}", why="token"), series("barograph_certificate_expires_seconds", f"5000000{LONG}", listener="gateway"),
     ])
 }  # fmt: skip
 
@@ -69,6 +70,8 @@ BAD: dict[str, tuple[list[dict[str, str]], str]] = {
     "KafkaRefuses": ([series("barograph_kafka_refused_total", "0x10 1x50", topic="t", reason="r")], "13m"),
     "KafkaBehind": ([series("barograph_kafka_waiting", "0+2000x100")], "40m"),
     "TaskDied": ([series("barograph_task_failures_total", "0x10 1x50", task="ledger")], "13m"),
+    "AdminRefused": ([series("barograph_admin_refused_total", "0x10 40x50", why="token")], "13m"),
+    "CertificateEnds": ([series("barograph_certificate_expires_seconds", "86400x60", listener="gateway")], "20m"),
     "StopStands": ([series("barograph_stops_standing", "0x10 1x100")], "75m"),
     "CoverageBurnsFast": ([series("barograph_tokens_missed_total", "0+120x200")], "2h"),
     "CoverageBurnsSlow": ([series("barograph_tokens_missed_total", f"0+24{LONG}")], "30h"),

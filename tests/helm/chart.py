@@ -19,7 +19,7 @@ Values = dict[str, Any]
 
 ATTACH: Values = {"mode": "attach", "secrets": {"upstream": {"name": "vllm-key", "key": "key"}}}
 WRAPPER: Values = {"mode": "wrapper", "upstream": "https://api.example.com"}
-SOCKET: Values = {"mode": "attach", "attach": {"listen": "socket", "args": ["--model", "org/model"]}}
+SOCKET: Values = {"mode": "attach", "attach": {"listen": "socket", "args": ["--model", "org/model"], "tap": "copy"}}
 # Everything that may stand beside everything else.
 FULL: Values = {
     "model": "/models/llama", "replicas": 3, "bank": {"source": "claim", "claim": "banks", "path": "llama"},

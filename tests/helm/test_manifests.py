@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from deploy import chart as generator
-from monitor.config import Config, GatewayConfig
+from monitor.config import Config
 from monitor.pipeline import rulefiles
 from tests.helm import chart
 from tests.helm.chart import FULL, GOLDEN, HOME, MODES, Rendered, Values, merged, nested, render
@@ -94,10 +94,10 @@ def test_alerts_are_those_of_the_repository(made: dict[str, Rendered]) -> None:
     assert made["full"].get("PrometheusRule")["spec"] == yaml.safe_load(generator.RULES.read_text())
 
 
-def containers(pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def containers(name: str, pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Ours: of the container that mode attach changes, only the change is known."""
     yield from pod.get("initContainers", [])
-    yield from (each for each in pod["containers"] if "image" in each)
+    yield from pod["containers"] if name != "patch" else ()
 
 
 def test_no_pod_may_do_more_than_it_needs(made: dict[str, Rendered]) -> None:
@@ -114,7 +114,7 @@ def test_no_pod_may_do_more_than_it_needs(made: dict[str, Rendered]) -> None:
                 (kind,) = set(volume) - {"name"}
                 assert kind in VOLUMES, where
                 assert kind != "emptyDir" or volume["emptyDir"]["sizeLimit"], f"{where}: {volume['name']} has no bound"
-            for each in containers(pod):
+            for each in containers(name, pod):
                 looked += 1
                 safe = each["securityContext"]
                 assert safe["runAsNonRoot"], where
@@ -126,7 +126,7 @@ def test_no_pod_may_do_more_than_it_needs(made: dict[str, Rendered]) -> None:
                 assert "privileged" not in safe, where
                 for bound in ("requests", "limits"):
                     assert {"cpu", "memory"} <= set(each["resources"][bound]), where
-            assert len({each["securityContext"]["runAsUser"] for each in containers(pod)}) == 1, (
+            assert len({each["securityContext"]["runAsUser"] for each in containers(name, pod)}) == 1, (
                 f"{where}: the sidecar takes taps of its own user only"
             )
     assert looked > 300
@@ -246,6 +246,17 @@ def test_a_version_of_the_chart_alone_makes_no_new_pods() -> None:
     ]
 
 
+def test_the_engine_sees_the_certificate_of_the_admin_address_and_not_its_key(made: dict[str, Rendered]) -> None:
+    """`barograph idle` in its hook trusts the address by that certificate, at the place that the configuration names."""
+    for way in ("engine, TLS", "attach, TLS"):
+        pod = dict(made[way].pods())["patch" if way.startswith("attach") else "Deployment"]
+        (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if "tls" in each["name"]]
+        (volume,) = [each for each in pod["volumes"] if each["name"] == mount["name"]]
+        assert f"{mount['mountPath']}/tls.crt" == made[way].config["sidecar"]["tls"]["cert_file"]
+        assert volume["secret"]["items"] == [{"key": "tls.crt", "path": "tls.crt"}]
+        assert "--admin https://127.0.0.1:8401" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2]
+
+
 def test_what_dies_with_the_pod_is_said(made: dict[str, Rendered]) -> None:
     assert "the ledger goes with the pod" in made["engine, ledger emptyDir"].notes
     assert "the ledger goes with the pod" not in made["engine"].notes
@@ -253,16 +264,9 @@ def test_what_dies_with_the_pod_is_said(made: dict[str, Rendered]) -> None:
     assert "Nobody can read metrics" not in made["full"].notes
 
 
-def needs_more(config: dict[str, Any]) -> str:
-    """A setting that the chart has and this configuration does not know yet."""
-    return "gateway.tls" if ("tls" in config["gateway"] or "tls" in config["sidecar"]) and "tls" not in GatewayConfig.model_fields else ""
-
-
 def test_the_sidecar_reads_every_configuration(made: dict[str, Rendered], tmp_path: Path) -> None:
     read = 0
     for way, rendered in made.items():
-        if needs_more(rendered.config):
-            continue
         config = load(rendered, tmp_path)
         read += 1
         assert config.gateway.wrap == (config.gateway.upstream.startswith("https://")), way

@@ -34,7 +34,7 @@ spec:
       - name: barograph-tap
         image: {{ include "barograph.image" (list . .Values.image) }}
         imagePullPolicy: {{ .Values.image.pullPolicy }}
-        command: [cp, -R, {{ .Values.attach.tapPath }}/., /barograph]
+        command: [python3, -c, "import shutil, sys; shutil.copytree(*sys.argv[1:], dirs_exist_ok=True)", {{ .Values.attach.tapPath }}, /barograph]
         resources:
           requests: {cpu: 50m, memory: 64Mi}
           limits: {cpu: "1", memory: 256Mi}
@@ -45,6 +45,13 @@ spec:
       {{- include "barograph.sidecar" . | nindent 6 }}
       containers:
       - name: {{ .Values.attach.container }}
+        {{- if eq .Values.attach.tap "image" }}
+        image: {{ include "barograph.image" (list . .Values.engine.image) }}
+        imagePullPolicy: {{ .Values.engine.image.pullPolicy }}
+        {{- with .Values.attach.command }}
+        command: {{- toYaml . | nindent 8 }}
+        {{- end }}
+        {{- end }}
         {{- if eq .Values.attach.listen "socket" }}
         args:
         {{- range .Values.attach.args }}
@@ -87,7 +94,7 @@ spec:
         securityContext: {runAsNonRoot: true, runAsUser: {{ int .Values.user.uid }}, runAsGroup: {{ int .Values.user.gid }}}
         {{- end }}
         volumeMounts:
-        {{- include "barograph.sharedMounts" . | nindent 8 }}
+        {{- include "barograph.engineMounts" . | nindent 8 }}
         {{- if eq .Values.attach.tap "copy" }}
         - {name: barograph-tap, mountPath: /barograph, readOnly: true}
         {{- end }}
@@ -101,7 +108,6 @@ spec:
 
 {{- define "barograph.attachSecrets" -}}
 {{- include "barograph.secretEnv" (list "BAROGRAPH_TAP_KEY" .Values.secrets.tap "key") }}
-{{- include "barograph.secretEnv" (list "BAROGRAPH_ADMIN_TOKEN" .Values.secrets.viewer "key") }}
 {{- if eq .Values.attach.listen "port" }}
 {{- include "barograph.secretEnv" (list "VLLM_API_KEY" .Values.secrets.upstream "key") }}
 {{- end }}

@@ -39,7 +39,7 @@
   resources: {{- toYaml .Values.engine.resources | nindent 4 }}
   securityContext: {{- include "barograph.containerSecurity" . | nindent 4 }}
   volumeMounts:
-  {{- include "barograph.sharedMounts" . | nindent 2 }}
+  {{- include "barograph.engineMounts" . | nindent 2 }}
   - {name: cache, mountPath: /cache}
   - {name: engine-tmp, mountPath: /tmp}
   - {name: shm, mountPath: /dev/shm}
@@ -141,7 +141,6 @@ spec:
 {{- end }}
 {{- include "barograph.secretEnv" (list "BAROGRAPH_TAP_KEY" .Values.secrets.tap "key") }}
 {{- include "barograph.secretEnv" (list "HF_TOKEN" .Values.secrets.huggingface "key") }}
-{{- include "barograph.secretEnv" (list "BAROGRAPH_ADMIN_TOKEN" .Values.secrets.viewer "key") }}
 {{- with .Values.engine.env }}
 {{ toYaml . }}
 {{- end }}

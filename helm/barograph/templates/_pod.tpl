@@ -59,6 +59,14 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end }}
 
+{{/* Who waits for replies before the engine stops trusts the admin address by its certificate; the key stays with the sidecar. */}}
+{{- define "barograph.engineMounts" -}}
+{{- include "barograph.sharedMounts" . }}
+{{- if .Values.tls.admin.secret }}
+- {name: barograph-tls-trust, mountPath: /etc/barograph/tls/admin, readOnly: true}
+{{- end }}
+{{- end }}
+
 {{/* A native sidecar: it listens before the engine starts, and gets its SIGTERM when the engine has ended. */}}
 {{- define "barograph.sidecar" -}}
 {{- $scheme := include "barograph.adminScheme" . | upper -}}
@@ -163,6 +171,8 @@ seccompProfile: {type: RuntimeDefault}
 {{- with .Values.tls.admin.secret }}
 - name: barograph-tls-admin
   secret: {secretName: {{ . }}, defaultMode: 0440}
+- name: barograph-tls-trust
+  secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: tls.crt, path: tls.crt}]}
 {{- end }}
 {{- range .Values.secrets.files }}
 - name: barograph-secret-{{ .name }}

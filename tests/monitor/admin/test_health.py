@@ -115,6 +115,7 @@ def test_every_route_is_guarded(ward: Ward) -> None:
     for path in (
         "/health",
         "/live",
+        "/idle",
         "/watch",
         "/metrics",
         "/rules",

@@ -158,6 +158,11 @@ def test_history_is_a_ring(rig: Rig) -> None:
     recent = rig.pipeline.streams.recent(ticket.streams[0].slot, 0, HISTORY + 10)
     assert recent.shape == (HISTORY, 7)
     assert recent[-1, 1] == pytest.approx((HISTORY + 9) / 100)
+    # What is no longer kept is not shown as what stands in its place now.
+    slot, table = ticket.streams[0].slot, rig.pipeline.streams
+    assert table.recent(slot, 0, 10).shape == (0, 7)
+    assert table.recent(slot, 5, 12)[:, 1] == pytest.approx([0.10, 0.11])
+    assert table.recent(slot, 3, 3).shape == (0, 7)
 
 
 @settings(max_examples=60, deadline=None)

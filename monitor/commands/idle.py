@@ -1,0 +1,39 @@
+"""`barograph idle`: wait until no reply runs, as before an engine is stopped."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+
+from monitor.config import Config
+from monitor.errors import BarographError
+from monitor.http.near import Near
+
+LOOK_S = 0.2
+
+
+def idle(near: Near, seconds: float) -> bool:
+    """Whether all replies have ended within `seconds`. A sidecar that does not answer runs none. Raises BarographError for an address of something else."""
+    until = time.monotonic() + seconds
+    with httpx.Client(verify=near.trust, timeout=5) as client:
+        while True:
+            try:
+                status = client.get(near.url("/idle")).status_code
+            except httpx.HTTPError:
+                return True
+            if status not in (200, 503):
+                raise BarographError(f"{near.url('/idle')} answered with status {status}; expected a sidecar's admin address")
+            if status == 200 or time.monotonic() >= until:
+                return status == 200
+            time.sleep(LOOK_S)
+
+
+def near_of(config: Config, admin: str | None) -> Near:
+    """The configured admin address, or HOST:PORT, with or without its scheme. Raises BarographError."""
+    if admin is None:
+        return config.sidecar.near
+    host, _, port = admin.partition("://")[2].rstrip("/").rpartition(":") if "://" in admin else admin.rpartition(":")
+    if not host or not port.isdigit():
+        raise BarographError(f"--admin {admin}: expected HOST:PORT such as 127.0.0.1:8401")
+    return Near((host.strip("[]"), int(port)), config.sidecar.tls)
