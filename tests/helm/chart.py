@@ -25,7 +25,7 @@ FULL: Values = {
     "model": "/models/llama", "replicas": 3, "bank": {"source": "claim", "claim": "banks", "path": "llama"},
     "engine": {"args": ["--max-model-len", 8192], "models": {"claim": "weights"}, "cache": {"claim": "cache"}, "resources": {"limits": {"nvidia.com/gpu": 1}}},
     "config": {
-        "gateway": {"grace_s": 40, "targets": {"safe": {"upstream": "http://safe:8500", "key_env": "SAFE_KEY"}}},
+        "gateway": {"grace_s": 40, "rate": {"requests_per_s": 50}, "targets": {"safe": {"upstream": "http://safe:8500", "key_env": "SAFE_KEY"}}},
         "audit": {"archive": {"endpoint": "https://s3.example", "bucket": "evidence"}},
         "sidecar": {"admin_hosts": ["barograph.example.com"], "kafka": {"bootstrap": "kafka:9093", "security": "SASL_SSL", "username": "barograph"}},
     },

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from deploy import chart as generator
+from monitor.audit import keys
+from monitor.audit.manifest import Manifest, TrustError
 from monitor.config import Config
 from monitor.pipeline import rulefiles
 from tests.helm import chart
@@ -293,17 +295,41 @@ def test_values_go_before_what_the_chart_says(tmp_path: Path) -> None:
     assert config.sidecar.kafka.username == "barograph"
 
 
-def test_rules_are_read_as_the_kubelet_lays_them_down(tmp_path: Path) -> None:
-    """A ConfigMap's files are links to a folder that is exchanged as a whole, and an include may not lead out of the folder."""
-    files = merged(
-        FULL, {"rules": {"files": {"site.yaml": "include: [default, more.yaml]\nrules: []\n", "more.yaml": "include: [support]\n"}}}
-    )
-    rendered = render(files)
-    place = tmp_path / "..2026_11_26"
+def laid_down(rendered: Rendered, folder: Path) -> Path:
+    """The main rule file, as the kubelet lays a ConfigMap down: files are links to a folder that is exchanged as a whole."""
+    place = folder / "..2026_11_26"
     place.mkdir()
     for name, text in rendered.get("ConfigMap", "barograph-rules")["data"].items():
         (place / name).write_text(text)
-        (tmp_path / name).symlink_to(f"..data/{name}")
-    (tmp_path / "..data").symlink_to(place.name)
-    main = tmp_path / Path(rendered.config["rules"]).name
+        (folder / name).symlink_to(f"..data/{name}")
+    (folder / "..data").symlink_to(place.name)
+    return folder / Path(rendered.config["rules"]).name
+
+
+INCLUDING = {"site.yaml": "include: [default, more.yaml]\nrules: []\n", "more.yaml": "include: [support]\n"}
+
+
+def test_rules_are_read_as_the_kubelet_lays_them_down(tmp_path: Path) -> None:
+    main = laid_down(render({"rules": {"files": INCLUDING}}), tmp_path)
     assert len(rulefiles.load(main).rules) > len(rulefiles.load(Path("default")).rules)
+
+
+def test_signed_rules_keep_their_signature(tmp_path: Path) -> None:
+    """The texts come through the chart to the byte, and their signature beside them, under the keys that config.trust names."""
+    signer = keys.new(tmp_path / "key", "example.com/rules")
+    note = Manifest.of({name: text.encode() for name, text in INCLUDING.items()}).sign(signer).decode()
+    values = {
+        "rules": {"files": {**INCLUDING, "site.yaml.note": note}},
+        "config": {"trust": {"keys": [signer.key.vkey], "require_signed": True}},
+    }
+    rendered = render(values)
+    trust = load(rendered, tmp_path).trust.plain
+    (tmp_path / "rules").mkdir()
+    main = laid_down(rendered, tmp_path / "rules")
+    reading = rulefiles.Reading(main, trust)
+    reading.ruleset()
+    assert reading.signer == "example.com/rules"
+
+    (main.parent / "..data" / "more.yaml").write_text("rules: []\n")
+    with pytest.raises(TrustError, match=r"more\.yaml"):
+        rulefiles.Reading(main, trust).ruleset()
