@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.certs import Authority
 from tests.helm.chart import Values, render
 from tests.stack import eventually, free_port
 
@@ -26,7 +27,9 @@ def sidecar(folder: Path, values: Values) -> Iterator[tuple[dict[str, Any], int]
     gateway, admin = free_port(), free_port()
     rendered = render({**values, "listen": {"gateway": gateway, "admin": admin}})
     container = rendered.at("Deployment spec/template/spec/initContainers/barograph")
-    text = yaml.safe_dump(rendered.config).replace("/run/barograph", str(folder / "run")).replace("/var/lib/barograph", str(folder))
+    text = yaml.safe_dump(rendered.config)
+    for place, here in {"/run/barograph": folder / "run", "/var/lib/barograph": folder, "/etc/barograph": folder}.items():
+        text = text.replace(place, str(here))
     (folder / "run").mkdir()
     file = folder / "barograph.yaml"
     file.write_text(text)
@@ -42,7 +45,9 @@ def sidecar(folder: Path, values: Values) -> Iterator[tuple[dict[str, Any], int]
 
 def ask(probe: dict[str, Any], port: int, host: str) -> int:
     get = probe["httpGet"]
-    return httpx.get(f"{get['scheme'].lower()}://127.0.0.1:{port}{get['path']}", headers={"host": host}, timeout=5).status_code
+    return httpx.get(
+        f"{get['scheme'].lower()}://127.0.0.1:{port}{get['path']}", headers={"host": host}, timeout=5, verify=False
+    ).status_code
 
 
 def test_the_sidecar_answers_the_probes_that_the_chart_asks(tmp_path: Path) -> None:
@@ -56,6 +61,27 @@ def test_the_sidecar_answers_the_probes_that_the_chart_asks(tmp_path: Path) -> N
         assert ask(container["livenessProbe"], port, f"elsewhere:{port}") == 421
         assert (tmp_path / "run" / "tap.sock").is_socket(), "it is there before the engine starts"
         assert (tmp_path / "ledger").is_dir()
+
+
+def test_with_a_certificate_the_probes_and_the_engines_hook_still_ask(tmp_path: Path) -> None:
+    """The kubelet takes any certificate; `barograph idle` takes this one, which is all that the engine's container has."""
+    certificate, key = Authority(tmp_path / "authority").issue("admin")
+    secret = tmp_path / "tls" / "admin"
+    secret.mkdir(parents=True)
+    (secret / "tls.crt").write_bytes(certificate.read_bytes())
+    (secret / "tls.key").write_bytes(key.read_bytes())
+    with sidecar(tmp_path, {"tls": {"admin": {"secret": "admin"}}}) as (container, port):
+        eventually(lambda: ask(container["startupProbe"], port, f"127.0.0.1:{port}") == 200, "the sidecar lives", 60)
+        assert ask(container["readinessProbe"], port, f"127.0.0.1:{port}") == 503
+        (secret / "tls.key").unlink()
+        assert idle(tmp_path, port) == 0
+        (secret / "tls.crt").unlink()
+        assert idle(tmp_path, port) == 2, "without the certificate it can trust nobody"
+
+
+def idle(folder: Path, port: int) -> int:
+    command = [sys.executable, "-m", "monitor", "idle", "--config", str(folder / "barograph.yaml")]
+    return subprocess.run([*command, "--admin", f"https://127.0.0.1:{port}", "--seconds", "2"], timeout=60).returncode
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ spec:
 {{- end }}
 
 {{- define "barograph.engineEnv" -}}
+- {name: BAROGRAPH_CONFIG, value: /etc/barograph/barograph.yaml}
 # A user without a line in /etc/passwd: torch asks for its name.
 - {name: USER, value: barograph}
 - {name: HOME, value: /cache/home}
