@@ -24,7 +24,7 @@ test-kafka: $(STAMP)  ## the publisher on a real Apache Kafka; needs Java 17 and
 test-otel: $(STAMP)  ## spans through a real collector to a real Jaeger; needs Go, which builds both once, in minutes
 	$(BIN)/pytest tests/otel
 
-test-cluster: $(STAMP)  ## the chart on a real API server; needs Go, 4 GB of memory and 4 GB of disk, and a quarter of an hour the first time
+test-cluster: $(STAMP)  ## the chart on a real API server; needs Go, 4 GB of memory and 4 GB of disk, and about half an hour the first time
 	$(BIN)/pytest tests/cluster
 
 lint: $(STAMP)
