@@ -1,0 +1,71 @@
+"""Our pages: what is generated is current, links lead somewhere, and every command of ours that is named exists with the options that it is given."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from deploy import reference
+from monitor.commands.cli import app
+from tests.docs import PAGES, ROOT, named
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+PASSED_ON = {"vllm", "verify-tap"}  # what stands behind them is vLLM's
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_the_reference_is_current(name: str) -> None:
+    assert (reference.FOLDER / name).read_text("utf-8") == reference.PAGES[name](), "python -m deploy.reference"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert not re.findall(r"^\| .*\|  \|$", reference.configuration(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{target} leads nowhere"
+        if anchor and there.suffix == ".md":
+            heads = re.findall(r"^#+ (.*)$", there.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_are_named_exist(page: Path) -> None:
+    for command in named(page):
+        for part in re.split(r"&&|\|\||;|\||\$\(", command):
+            if re.search(r"\b(pip install|helm|systemctl|kubectl|docker|skopeo)\b", part):  # to them it is a name
+                continue
+            if (place := re.search(r"(?:^|[\s/(\"])barograph ", part + " ")) is not None:
+                check(part[place.end() :], command)
+
+
+def check(line: str, whole: str) -> None:
+    words = shlex.split(line.replace("…", "").replace('"', " ").replace("'", " ").replace(")", " "))
+    command: Any = typer.main.get_command(app)
+    seen: list[str] = []
+    while words and hasattr(command, "commands"):
+        if words[0].startswith("-"):  # a group's own options, as of `engine --config FILE vllm`
+            words = words[2:]
+            continue
+        name = words.pop(0).rstrip(",.:")
+        if re.fullmatch(r"[A-Z]+|\.\.\.", name):
+            return
+        assert name in command.commands, f"`{whole}`: there is no `{' '.join([*seen, name])}`"
+        command, seen = command.commands[name], [*seen, name]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    for word in words:
+        if word == "--" or seen and seen[-1] in PASSED_ON and word == "MODEL":
+            return
+        if word.startswith("-") and len(word) > 1 and not word[1].isdigit():
+            assert word.partition("=")[0] in known, f"`{whole}`: `{' '.join(seen)}` has no option {word}"
