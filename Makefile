@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 TLOG := .venv-tlog
 STREAMS := .venv-streams
 
-.PHONY: run test test-vllm test-kafka test-otel test-images images image-engine smoke lint types bench bench-vllm wheel format doctor clean
+.PHONY: run test test-vllm test-kafka test-otel test-images test-cluster abuse soak images image-engine smoke lint types audit docs release bench bench-vllm wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
@@ -32,6 +32,9 @@ image-engine: $(STAMP)  ## the engine's; for CPUs, or with CUDA=1 for NVIDIA. Gi
 
 test-images: $(STAMP)  ## the sidecar's image built twice, looked into, and run under runc
 	$(BIN)/pytest tests/images
+
+test-cluster: $(STAMP)  ## the chart on a real API server; needs Go, 4 GB of memory and 4 GB of disk, and about half an hour the first time
+	$(BIN)/pytest tests/cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

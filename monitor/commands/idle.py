@@ -14,19 +14,34 @@ LOOK_S = 0.2
 
 
 def idle(near: Near, seconds: float) -> bool:
-    """Whether all replies have ended within `seconds`. A sidecar that does not answer runs none. Raises BarographError for an address of something else."""
+    """Whether all replies have ended within `seconds`. Where nobody listens none runs; one that listens and does not answer may run some.
+
+    Raises BarographError for an address of something else.
+    """
     until = time.monotonic() + seconds
     with httpx.Client(verify=near.trust, timeout=5) as client:
         while True:
             try:
                 status = client.get(near.url("/idle")).status_code
+            except httpx.ConnectError as error:
+                if _refused(error):
+                    return True
+                status = 503
             except httpx.HTTPError:
-                return True
+                status = 503  # slow, or a handshake that failed
             if status not in (200, 503):
                 raise BarographError(f"{near.url('/idle')} answered with status {status}; expected a sidecar's admin address")
             if status == 200 or time.monotonic() >= until:
                 return status == 200
             time.sleep(LOOK_S)
+
+
+def _refused(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def near_of(config: Config, admin: str | None) -> Near:

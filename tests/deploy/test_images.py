@@ -43,7 +43,9 @@ def test_the_lock_is_what_is_tested() -> None:
     versions = {name_of(line): line.strip().split("==")[1] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert {name: version for name, version, _ in entries if versions.get(name) != version} == {}
     names = {name for name, _, _ in entries}
-    asked = {name_of(each) for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = {name_of(each) for each in (*project["dependencies"], *extras["sidecar"], *extras["audit"], *extras["otel"])}
     assert asked <= names
     assert not names & {"torch", "transformers", "nnsight", "vllm"}
 
@@ -52,7 +54,7 @@ def test_the_engines_versions_are_those_of_the_tests() -> None:
     script = (ROOT / "deploy" / "venv-vllm.sh").read_text()
     assert f"version={VLLM}\n" in script
     assert f"torch=={TORCH}\n" in script
-    assert TAP[0] in script
+    assert TAP[0] in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["vllm"]
     for each in TAP[1:]:
         assert f'"{each}"' in script
 
