@@ -62,7 +62,10 @@ def resolve(model: str, say: Progress = lambda _: None) -> str:
 
 def served_name(model: str) -> str:
     """The name that `/v1/models` shows for `model`."""
-    return BUNDLED_NAME if model in (BUNDLED, BUNDLED_NAME) else Path(model).name if Path(model).exists() else model
+    if model in (BUNDLED, BUNDLED_NAME):
+        return BUNDLED_NAME
+    # A path is one also on a machine that has no such folder: a sidecar needs no weights.
+    return Path(model).name if model.startswith(("/", "./", "../", "~")) or Path(model).exists() else model
 
 
 def is_cached(model: str) -> bool:

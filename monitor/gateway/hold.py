@@ -104,11 +104,14 @@ class Hold:
         if (left := deadline - time.monotonic()) <= 0:
             return False
         self._ticket.moved.clear()
+        self._metrics.held.inc()
         try:
             async with asyncio.timeout(left):
                 await self._ticket.moved.wait()
         except TimeoutError:
             pass  # one more look: what came in the last moment counts
+        finally:
+            self._metrics.held.dec()
         return True
 
     def at_once(self, index: int, tokens: int) -> Outcome | None:

@@ -161,6 +161,7 @@ class Metrics:
             registry=registry,
             buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128),
         )
+        self.held = gauge("gateway_chunks_held", "Chunks of replies that wait for their scores now")
         self.judged = counter("gateway_replies", "Replies by how they were judged: judged, lagged, or open and why", ["how"])
         self.admin_refused = counter("admin_refused", "Requests that the admin address refused: host, origin, form, token or role", ["why"])
         for why in REFUSALS:  # their series begin at 0, so that the first one is seen as an increase
