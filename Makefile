@@ -36,6 +36,21 @@ test-images: $(STAMP)  ## the sidecar's image built twice, looked into, and run 
 test-cluster: $(STAMP)  ## the chart on a real API server; needs Go, 4 GB of memory and 4 GB of disk, and about half an hour the first time
 	$(BIN)/pytest tests/cluster
 
+abuse: $(STAMP)  ## a day of abuse in minutes: what must hold whatever is done to a running sidecar
+	$(BIN)/pytest tests/abuse
+
+soak: $(STAMP)  ## the same for a day, or SECONDS=…; SEED=… repeats an order
+	$(BIN)/python -m tests.abuse --seconds $(or $(SECONDS),86400) --seed $(or $(SEED),0) --report
+
+audit: $(STAMP)  ## what a sidecar is made of, against the advisory database
+	$(BIN)/python -m deploy.audit
+
+docs: $(STAMP)  ## the pages as a site, in build/site
+	$(BIN)/python -m deploy.site build/site
+
+release: $(STAMP)  ## sdist, wheel, chart, dashboards, bill of materials and checksums, in build/release
+	rm -rf build/release && $(BIN)/python -m deploy.release build/release
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

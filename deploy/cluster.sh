@@ -1,9 +1,10 @@
 #!/bin/sh
-# Build etcd, a Kubernetes API server, its controllers and helm once, for tests, and print their folder. Needs Go, memory and many minutes.
+# Build etcd, a Kubernetes API server, its controllers and helm once, for tests, and print their folder. Needs Go, memory and many minutes. With --built it only says whether they are there.
 set -eu
 kubernetes=1.37.2 etcd=3.7.0 helm=4.3.1 operator=0.85.0
 home=${XDG_CACHE_HOME:-$HOME/.cache}/barograph/cluster-$kubernetes-$etcd-$helm-$operator
 
+if [ "${1:-}" = --built ]; then exec test -d "$home"; fi
 if [ ! -d "$home" ]; then
     mkdir -p "$(dirname "$home")"
     place=$(mktemp -d "$home.XXXXXX")

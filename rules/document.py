@@ -137,6 +137,8 @@ def _explain(item: Any, model: type[BaseModel], marks: dict[Path, Mark], name: s
     label = ".".join(str(part) for part in path if part in known or item["type"] == "missing") or "the document"
     where = f"{name}:{line}:{column}"
     if item["type"] == "extra_forbidden":
+        if moved := _moved(model, path):
+            return f"{where}: '{label}' is no longer there; {moved}"
         keys = sorted(_fields(model, path[:-1]))
         near = difflib.get_close_matches(str(path[-1]), keys, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"expected one of: {', '.join(keys)}"
@@ -150,8 +152,18 @@ def _explain(item: Any, model: type[BaseModel], marks: dict[Path, Mark], name: s
     return f"{where}: '{label}': {message[:1].lower() + message[1:]}"
 
 
+def _moved(model: type[BaseModel], path: Path) -> str:
+    """What became of a key of an earlier version, where its model says so as MOVED."""
+    return next((moved for kind in _kinds(model, path[:-1]) if (moved := getattr(kind, "MOVED", {}).get(path[-1]))), "")
+
+
 def _fields(model: type[BaseModel], path: Path) -> set[str]:
     """The keys that may stand at `path`."""
+    return {info.alias or field for kind in _kinds(model, path) for field, info in kind.model_fields.items()}
+
+
+def _kinds(model: type[BaseModel], path: Path) -> set[type[BaseModel]]:
+    """The models that may stand at `path`."""
     kinds: set[type[BaseModel]] = {model}
     for part in path:
         deeper: set[type[BaseModel]] = set()
@@ -160,7 +172,7 @@ def _fields(model: type[BaseModel], path: Path) -> set[str]:
             if isinstance(part, str) and part in by_key:
                 deeper.update(_models(by_key[part]))
         kinds = deeper or kinds
-    return {info.alias or field for kind in kinds for field, info in kind.model_fields.items()}
+    return kinds
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

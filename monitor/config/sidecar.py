@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class PageConfig(Frozen):
 
 class SidecarConfig(Frozen):
     """The sidecar's own listener: metrics, health and the live view."""
+
+    MOVED: ClassVar = {"record_scores": "expected audit: {level: scores}"}
 
     admin: Address = Field(("127.0.0.1", 8401), description="where operators and Prometheus reach it")
     tls: TlsConfig | None = Field(None, description="serve HTTPS there; with client_ca_file only to clients that show a certificate")

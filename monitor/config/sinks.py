@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,10 @@ class ScoresConfig(Frozen):
 
 class KafkaConfig(Frozen):
     """Verdicts to Kafka. The password is read from BAROGRAPH_KAFKA_PASSWORD, that of the key file from BAROGRAPH_KAFKA_KEY_PASSWORD."""
+
+    MOVED: ClassVar = {
+        "scores_topic": "expected audit_topic for every record of the ledger, or scores: {topic: …} for every token's scores"
+    }
 
     bootstrap: str = Field(min_length=1, description="HOST:PORT of brokers, with commas between them")
     topic: Topic = Field("barograph.verdicts", description="verdicts, failures, pushes, re-routes and throttled tenants")
