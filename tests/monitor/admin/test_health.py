@@ -179,3 +179,20 @@ def test_only_an_admin_thaws_by_whichever_way(bank: Bank, tmp_path: Path) -> Non
     assert ask("admin", "/rules/reload") == 409
     assert ask("admin", "/commands", verb="thaw") == 200
     assert ask("admin", "/rules/reload") == 200
+
+
+def test_an_orchestrator_hears_whether_replies_run(ward: Ward) -> None:
+    answer = ward.web.get("/idle")
+    assert (answer.status_code, answer.json()) == (200, {"status": "idle"})
+    ward.gateway.replies.add(object())  # type: ignore[arg-type]
+    answer = ward.web.get("/idle")
+    assert (answer.status_code, answer.json()) == (503, {"status": "busy"})
+
+
+def test_refusals_are_counted_by_their_reason(ward: Ward) -> None:
+    ward.web.get("/metrics", headers={"host": "evil.example"})
+    ward.web.get("/metrics", headers={"origin": "http://evil.example"})
+    ward.web.post("/commands", json={})
+    ward.web.post("/commands", content=b"x", headers={"content-type": "text/plain"})
+    counted = {why: ward.rig.sample("barograph_admin_refused_total", why=why) for why in ("host", "origin", "token", "form", "role")}
+    assert counted == {"host": 1, "origin": 1, "token": 1, "form": 1, "role": 0}
