@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -86,3 +87,11 @@ def test_what_the_threat_model_names_is_there() -> None:
         for names in re.findall(r"`tests/abuse` \(([^)]*)\)", cell):
             assert set(re.findall(r"`(\w+)`", names)) <= ABUSES.keys(), cell
     assert found > 30
+
+
+def test_the_page_of_reliability_says_what_the_run_found() -> None:
+    from tests.abuse.report import PAGE, page
+
+    found = json.loads((ROOT / "benchmarks/results/abuse.json").read_text("utf-8"))
+    assert PAGE.read_text("utf-8") == page(found), "python -m tests.abuse --seconds 900 --report"
+    assert found["wrong"] == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
 import random
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import keep, machine
 from tests.abuse.abuses import ABUSES, NotHere
 from tests.abuse.report import PAGE, page
 from tests.abuse.world import CLIENTS, World
@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="so long, in the order of the seed; by default each abuse once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(ABUSES), action="append", help="these, in this order")
-    parser.add_argument("--report", action="store_true", help=f"write {PAGE.name}")
+    parser.add_argument("--report", action="store_true", help=f"keep the figures in benchmarks/results and write {PAGE.name}")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.seconds is not None:
@@ -69,8 +69,10 @@ def main() -> int:
         else:
             found = asyncio.run(each(Path(folder), options.only or list(ABUSES), options.seed))
     if options.report:
-        PAGE.write_text(page(found), "utf-8")
-    print(json.dumps({"benchmark": "abuse", "machine": platform.machine(), **found}))
+        print(keep("abuse", **found))
+        PAGE.write_text(page({**found, "machine": machine()}), "utf-8")
+    else:
+        print(json.dumps(found))
     return 1 if found["wrong"] else 0
 
 

@@ -1,9 +1,7 @@
-"""docs/reliability.md, from a run."""
+"""docs/reliability.md, from what a run found."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -44,7 +42,7 @@ def page(found: dict[str, Any]) -> str:
         HEAD.format(clients=found["clients"])
         + "| what | how | times | requests meanwhile | seconds until it served again, mean | violations |\n| --- | --- | --- | --- | --- | --- |\n"
         + "\n".join(rows)
-        + f"\n\nSeed {found['seed']}, {found['seconds']:,} s on {os.cpu_count()} cores ({platform.machine()}), {sum(times.values())} abuses: {found['requests']:,} requests, "
+        + f"\n\nSeed {found['seed']}, {found['seconds']:,} s on {found['machine']} (`benchmarks/results/abuse.json`), {sum(times.values())} abuses: {found['requests']:,} requests, "
         f"{found['tokens']:,} tokens, {found['halts']:,} halts that clients were told of, {found['records']:,} records, of which {found['lost_and_named']} lost and named. "
         f"The largest growth of a process's memory, from its 8th second on: {found['memory_growth_mib']} MiB. Violations: {len(found['wrong']) or 'none'}.\n\n"
         f"How requests ended: {ends}. `nobody there` are those that came while no sidecar ran; `refused` and `closed` name their reason, as [gateway.md](gateway.md) lists them.\n\n"
