@@ -55,7 +55,9 @@ class Guard:
         ours = [f"{scheme}://{hosts[0]}" for scheme in ("https", "http") if scheme == "https" or scope.get("scheme") != "https"]
         foreign = [each for each in headers.getlist("origin") if each.lower() not in (mine.lower() for mine in ours)]
         if foreign:
-            return self._no("origin", 403, f"a page of {foreign[0][:200]} may not ask here; expected one of {ours[-1][:200]}, or no browser")
+            return self._no(
+                "origin", 403, f"a page of {foreign[0][:200]} may not ask here; expected one of {ours[-1][:200]}, or no browser"
+            )
         if any(letter < " " for letter in scope["path"]):  # a route of Starlette's takes a line break at its end, the paths above do not
             return self._no("form", 400, "expected a path without control characters")
         person = self._access.who(headers.get("authorization", ""))
