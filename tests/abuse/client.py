@@ -6,6 +6,7 @@ import asyncio
 import collections
 import json
 import random
+import time
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -14,18 +15,21 @@ import numpy as np
 from benchmarks.bad_tap import halt_of
 from benchmarks.synthetic import recording
 from benchmarks.synthetic.engine import MODEL
+from monitor.pipeline.streams import HISTORY
 
 ENDS_S = 40.0  # in which every request must end
 PROBE = "panic"
+STOPPED = "This reply was stopped by a safety rule."  # what a halt says to a client
 
 
 @dataclass
 class Found:
-    """What all clients saw. `wrong`: what must never be. `halts`: request → position, of halts that a client was told of."""
+    """What all clients saw. `wrong`: what must never be. `halts`: request → position, of halts that a client was told of. `whole`: request → tokens, and when its reply had ended."""
 
     ends: collections.Counter[str] = field(default_factory=collections.Counter)
     wrong: list[str] = field(default_factory=list)
     halts: dict[str, int] = field(default_factory=dict)
+    whole: dict[str, tuple[int, float]] = field(default_factory=dict)
     tokens: int = 0
     unshown: int = 0
 
@@ -57,9 +61,9 @@ class Client:
                     said = (await response.json())["error"]
                     end = f"refused_{said.get('code') or response.status}"
                 elif streamed:
-                    end = await self._follow(response, seed)
+                    end = await self._follow(response, seed, body["max_tokens"])
                 else:
-                    end = self._whole(await response.json(), seed)
+                    end = self._whole(await response.json(), seed, body["max_tokens"])
         except TimeoutError:
             end = "did_not_end"
             self._found.say(f"a request did not end within {ENDS_S:g} s")
@@ -73,42 +77,56 @@ class Client:
         if end.startswith(("nobody", "refused")):
             await asyncio.sleep(0.2)
 
-    async def _follow(self, response: aiohttp.ClientResponse, seed: int) -> str:
+    async def _follow(self, response: aiohttp.ClientResponse, seed: int, most: int) -> str:
         """Reads an event stream to its end and says how it ended."""
-        text, tokens, end = "", 0, "torn"
+        text, tokens, end, request = "", 0, "torn", ""
         async for line in response.content:
             if line.startswith(b"data: [DONE]"):
-                return "whole" if end == "torn" else end
+                if end == "torn":
+                    end = self._ended(request, tokens, seed, most)
+                return end
             if not line.startswith(b"data: "):
                 continue
             event = json.loads(line[6:])
             if "error" in event:
                 return f"closed_{event['error']['code']}"
+            request = event["id"]
             for part in event["choices"]:
                 if part["finish_reason"] == "content_filter":
                     end = "halted"
                     self._halted(event, seed, tokens)
                 elif piece := part["delta"].get("content"):
                     text += piece
-                    tokens = self._judged(event, seed, text, tokens)
+                    tokens = self._judged(event, seed, text, tokens, most)
         self._found.say("an event stream ended without [DONE], an error or a broken connection")
         return end
 
-    def _whole(self, answer: dict[str, object], seed: int) -> str:
+    def _ended(self, request: str, tokens: int, seed: int, most: int) -> str:
+        """A reply has come whole: it has all the tokens that were asked for, and no rule had to halt it."""
+        if tokens != most:
+            self._found.say(f"{tokens} tokens in a reply of {most}")
+        if (halt := self._halts[seed]) is not None and tokens > halt:
+            self._found.say(f"a reply of {tokens} tokens came whole; it had to be halted at {halt}")
+        self._found.whole[request.removeprefix("chatcmpl-")] = (tokens, time.monotonic())
+        return "whole"
+
+    def _whole(self, answer: dict[str, object], seed: int, most: int) -> str:
         """A reply in one piece."""
         choice = answer["choices"][0]  # type: ignore[index]
-        text = choice["message"]["content"] or ""
-        pieces = self._recordings[seed].pieces
-        halted = choice["finish_reason"] == "content_filter"
-        ends = np.cumsum([len(pieces[place % len(pieces)]) for place in range(100)])
-        tokens = int(np.searchsorted(ends, len(text)) + 1) if text else 0
-        halt = self._halts[seed]
-        if not halted and halt is not None and tokens > halt:
-            self._found.say(f"{tokens} tokens in a whole reply that had to be halted at {halt}")
-        self._found.tokens += tokens
-        return "halted" if halted else "whole"
+        halted, of = choice["finish_reason"] == "content_filter", self._recordings[seed]
+        text = (choice["message"]["content"] or "").removesuffix(STOPPED if halted else "")
+        scores = [each["scores"][PROBE][0] for each in choice.get("barograph", ()) if each.get("scores")]
+        places = np.arange(len(scores)) % len(of.pieces)
+        if "".join(of.pieces[place] for place in places) != text:
+            self._found.say(f"{len(scores)} scores for the text of a reply in one piece, which is {text[:80]!r}")
+        if not np.allclose(np.array(scores, float), of.scores[places, self._probes.index(PROBE)], atol=2e-3):
+            self._found.say(f"a reply in one piece carries {scores}")
+        if halted and len(scores) != self._halts[seed]:
+            self._found.say(f"{len(scores)} tokens left in one piece; a halt stood at {self._halts[seed]}")
+        self._found.tokens += len(scores)
+        return "halted" if halted else self._ended(str(answer["id"]), len(scores), seed, most)
 
-    def _judged(self, event: dict[str, object], seed: int, text: str, before: int) -> int:
+    def _judged(self, event: dict[str, object], seed: int, text: str, before: int, most: int) -> int:
         """A client has this text now: were its tokens scored, each once, with the scores that the tap gave them?"""
         of, said = self._recordings[seed], event.get("barograph") or {}
         scores = said.get("scores", {}).get(PROBE, [])  # type: ignore[attr-defined]
@@ -119,6 +137,8 @@ class Client:
         first = tokens - len(scores)
         if said.get("position") != first or first < before:  # type: ignore[attr-defined]
             self._found.say(f"{len(scores)} scores from {said.get('position')} on for the tokens {before} to {tokens - 1}")  # type: ignore[attr-defined]
+        if first > max(before, most - HISTORY):
+            self._found.say(f"tokens {before} to {first - 1} left without their scores, which are still kept")
         self._found.unshown += first - before  # the gateway was so late that they were no longer kept
         expected = of.scores[np.arange(first, tokens) % len(of.pieces), self._probes.index(PROBE)]
         if not np.allclose(np.array(scores, float), expected, atol=2e-3):

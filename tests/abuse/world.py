@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import json
 import os
@@ -55,6 +56,7 @@ class World:
         self.exits: list[int] = []
         self.report: dict[str, Any] = {}
         self._born: dict[int, float] = {}
+        self._kills: list[float] = []
         self._folder, self._seed = folder, seed
         self._count = clients
         self._stack_of_things = ExitStack()
@@ -132,6 +134,7 @@ class World:
         process = self.stack.processes.pop("sidecar")
         with self.cut():
             process.send_signal(number)
+            self._kills.append(time.monotonic())
             try:
                 code = await asyncio.to_thread(process.wait, 30)
             except subprocess.TimeoutExpired:
@@ -235,12 +238,39 @@ class World:
         for request, position in self.found.halts.items():
             if fired.get(request) != position:
                 self.found.say(f"a client was told of a halt of {request} at {position}; the ledger has {fired.get(request)}")
+        self._kept(records)
         self._published({record["seq"] for record in records if record["kind"] == "verdict"})
         if "Traceback" in self.stack.log("sidecar"):
             self.found.say("a traceback in the log: " + self.stack.log("sidecar").partition("Traceback")[2][:1500])
         for pid, (warm, last) in self.memory.items():
             if last - warm > GROWTH_MIB:
                 self.found.say(f"process {pid} grew from {warm:.0f} to {last:.0f} MiB")
+
+    def _kept(self, records: list[dict[str, Any]]) -> None:
+        """Each reply that a client had whole is in the ledger with its tokens, all of them judged; nothing happened to a stream twice."""
+        replies = {record["request"]: record["tokens"] for record in records if record["kind"] == "reply"}
+        judged = {
+            record["stream"].partition("#")[0]: record["judged"]
+            for record in records
+            if record["kind"] == "stream" and record["event"] == "end"
+        }
+        missing = []
+        for request, (tokens, ended) in self.found.whole.items():
+            if any(0 <= kill - ended < 1 for kill in self._kills):
+                continue  # its record, which follows the reply, may not have been written yet
+            if request not in replies or request not in judged:
+                missing.append(request)
+            elif replies[request] != tokens or judged[request] < tokens:
+                self.found.say(f"{request} had {tokens} tokens; the ledger says {replies[request]}, of which {judged[request]} were judged")
+        if len(missing) > self.report.get("lost", 0):
+            self.found.say(
+                f"{len(missing)} replies came whole and are not in the ledger, which names {self.report.get('lost')} lost records: {missing[:3]}"
+            )
+        twice = collections.Counter(
+            (record["stream"], record["event"], record["rule"], record["position"]) for record in records if record["kind"] == "verdict"
+        )
+        if again := [each for each, count in twice.items() if count > 1]:
+            self.found.say(f"{len(again)} verdicts stand twice in the ledger, such as {again[0]}")
 
     def _published(self, wanted: set[int]) -> None:
         from tests.e2e.test_kafka import consume
