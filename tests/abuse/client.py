@@ -24,12 +24,12 @@ STOPPED = "This reply was stopped by a safety rule."  # what a halt says to a cl
 
 @dataclass
 class Found:
-    """What all clients saw. `wrong`: what must never be. `halts`: request → position, of halts that a client was told of. `whole`: request → tokens, and when its reply had ended."""
+    """What all clients saw. `wrong`: what must never be. `halts`: request → position, of halts that a client was told of. `whole`: request → tokens, when its reply had ended, and where the rule `long` fires in it."""
 
     ends: collections.Counter[str] = field(default_factory=collections.Counter)
     wrong: list[str] = field(default_factory=list)
     halts: dict[str, int] = field(default_factory=dict)
-    whole: dict[str, tuple[int, float]] = field(default_factory=dict)
+    whole: dict[str, tuple[int, float, int | None]] = field(default_factory=dict)
     tokens: int = 0
     unshown: int = 0
 
@@ -107,8 +107,15 @@ class Client:
             self._found.say(f"{tokens} tokens in a reply of {most}")
         if (halt := self._halts[seed]) is not None and tokens > halt:
             self._found.say(f"a reply of {tokens} tokens came whole; it had to be halted at {halt}")
-        self._found.whole[request.removeprefix("chatcmpl-")] = (tokens, time.monotonic())
+        self._found.whole[request.removeprefix("chatcmpl-")] = (tokens, time.monotonic(), self._long(seed, tokens))
         return "whole"
+
+    def _long(self, seed: int, tokens: int) -> int | None:
+        """The third token in a row above 1: one that is judged twice comes too early."""
+        of = self._recordings[seed]
+        above = of.scores[np.arange(tokens) % len(of.pieces), self._probes.index(PROBE)] > 1.0
+        fires = np.flatnonzero(above[2:] & above[1:-1] & above[:-2])
+        return int(fires[0]) + 2 if len(fires) else None
 
     def _whole(self, answer: dict[str, object], seed: int, most: int) -> str:
         """A reply in one piece."""
