@@ -60,7 +60,7 @@ def test_our_own_commands_reach_it_and_so_does_an_operator(stack: Stack, authori
     for command, expected in (("orders", "nothing is stopped or throttled"), ("watch --once --json", '"taps":0'), ("idle", "")):
         done = subprocess.run(
             [sys.executable, "-m", "monitor", *command.split(), "--config", str(stack.config_path)], capture_output=True, text=True, timeout=60,
-            env=environment(BAROGRAPH_ADMIN_TOKEN=ADMIN_TOKEN),
+            env=environment(BAROGRAPH_ADMIN_TOKEN=ADMIN_TOKEN, HTTPS_PROXY="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9", NO_PROXY=""),
         )  # fmt: skip
         assert (done.returncode, expected in done.stdout) == (0, True), (command, done)
     url = f"https://127.0.0.1:{stack.ports['admin']}/metrics"
