@@ -51,8 +51,9 @@ class Client:
     async def ask(self, session: aiohttp.ClientSession) -> None:
         seed, cuts = self._chance.randrange(len(self._recordings)), self.cuts
         streamed = self._chance.random() < 0.8
+        most = self._chance.randint(1, 80)
         body = {
-            "model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": self._chance.randint(1, 80), "seed": seed, "stream": streamed,
+            "model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": most, "seed": seed, "stream": streamed,
         }  # fmt: skip
         headers = {"x-barograph-scores": "1", "x-tenant": self._chance.choice(("acme", "globex", ""))}
         try:
@@ -61,9 +62,9 @@ class Client:
                     said = (await response.json())["error"]
                     end = f"refused_{said.get('code') or response.status}"
                 elif streamed:
-                    end = await self._follow(response, seed, body["max_tokens"])
+                    end = await self._follow(response, seed, most)
                 else:
-                    end = self._whole(await response.json(), seed, body["max_tokens"])
+                    end = self._whole(await response.json(), seed, most)
         except TimeoutError:
             end = "did_not_end"
             self._found.say(f"a request did not end within {ENDS_S:g} s")

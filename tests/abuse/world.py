@@ -112,7 +112,7 @@ class World:
     # What abuses do.
 
     async def start_engine(self, tap: Tap | None = None) -> None:
-        self.engine = SyntheticEngine(tap or GoodTap(self.stack.runtime / "tap.sock"), STEP_S)
+        self.engine: SyntheticEngine = SyntheticEngine(tap or GoodTap(self.stack.runtime / "tap.sock"), STEP_S)
         await self.engine.__aenter__()
         await self.engine.listen(self.stack.ports["engine"])
 
