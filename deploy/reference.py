@@ -27,7 +27,7 @@ def configuration() -> str:
 
 def commands() -> str:
     """Every command with its options."""
-    head = f"# Commands\n\n{MADE}\nMendable errors are one line and exit code 2.\n"
+    head = f"# Commands\n\n{MADE}\nMendable errors are one line and exit code 2. `barograph --version` says which one it is.\n"
     return head + "".join(_commands(typer.main.get_command(app), ["barograph"]))
 
 

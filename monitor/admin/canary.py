@@ -38,7 +38,7 @@ class Finding:
 def check(config: Config) -> Iterator[Finding]:
     """Send every canary of the bank, one after the other. Raises BarographError when the gateway does not answer."""
     bank = config.load_bank()
-    with httpx.Client(timeout=120, verify=config.gateway.near.trust) as client:
+    with httpx.Client(timeout=120, verify=config.gateway.near.trust, trust_env=False) as client:
         for card in bank.card.probes:
             for canary in card.canaries:
                 yield _send(client, config, card.name, canary)

@@ -51,11 +51,15 @@ class Guard:
                 421,
                 f"host {', '.join(hosts)[:200] or 'missing'} is not this one; expected loopback, the address itself, or a name in sidecar.admin_hosts",
             )
-        origin = headers.get("origin")
-        if origin is not None and origin.lower() not in (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower()):
+        # A page that came without TLS is anybody's on the line. Without TLS here a proxy may end it, so that our page has either scheme.
+        ours = [f"{scheme}://{hosts[0]}" for scheme in ("https", "http") if scheme == "https" or scope.get("scheme") != "https"]
+        foreign = [each for each in headers.getlist("origin") if each.lower() not in (mine.lower() for mine in ours)]
+        if foreign:
             return self._no(
-                "origin", 403, f"a page of {origin[:200]} may not ask here; expected one of http://{hosts[0][:200]}, or no browser"
+                "origin", 403, f"a page of {foreign[0][:200]} may not ask here; expected one of {ours[-1][:200]}, or no browser"
             )
+        if any(letter < " " for letter in scope["path"]):  # a route of Starlette's takes a line break at its end, the paths above do not
+            return self._no("form", 400, "expected a path without control characters")
         person = self._access.who(headers.get("authorization", ""))
         reads, path = scope["method"] in READS, scope["path"]
         near = self._near and is_loopback(name_of(hosts[0]))  # a proxy before loopback brings people from elsewhere, by another name

@@ -9,9 +9,11 @@ import aiohttp
 from starlette.requests import Request
 from starlette.responses import Response
 
+from monitor.errors import ConfigError
 from monitor.gateway.gateway import Gateway
 from monitor.gateway.judging import SCORES_HEADER
 from monitor.http import jsons, openai
+from monitor.http.near import Near
 from monitor.http.openai import OpenAIError, bad, overloaded
 from monitor.http.responses import EventStream
 
@@ -28,7 +30,7 @@ class Playground:
     """Sends what a page may send, and nothing else: messages, a number of tokens, a temperature."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway.config.near
+        self._config = gateway.config
         self._running = 0
 
     async def chat(self, request: Request) -> Response:
@@ -48,10 +50,11 @@ class Playground:
             return
         self._running += 1
         try:
+            near = self._config.near  # anew for each chat: it expects the certificate that is in the file now
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS, connect=5)) as session:
-                asked["model"] = await self._model(session)
+                asked["model"] = await self._model(session, near)
                 async with session.post(
-                    self._gateway.url("/v1/chat/completions"), json=asked, headers={SCORES_HEADER: "1"}, ssl=self._gateway.trust
+                    near.url("/v1/chat/completions"), json=asked, headers={SCORES_HEADER: "1"}, ssl=near.trust
                 ) as response:
                     if response.status != 200:
                         yield _failed(await response.content.read(MAX_BODY), response.status)
@@ -63,14 +66,14 @@ class Playground:
                             yield openai.event({"error": {"message": f"the reply is longer than {MAX_REPLY} bytes"}})
                             return
                         yield packet
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, ConfigError) as error:
             yield openai.event({"error": {"message": f"the gateway did not answer ({type(error).__name__}); look at /health"}})
         finally:
             self._running -= 1
 
-    async def _model(self, session: aiohttp.ClientSession) -> str:
+    async def _model(self, session: aiohttp.ClientSession, near: Near) -> str:
         """The engine's first model. Where it names none, the gateway says what is wrong with the chat."""
-        async with session.get(self._gateway.url("/v1/models"), ssl=self._gateway.trust) as response:
+        async with session.get(near.url("/v1/models"), ssl=near.trust) as response:
             said = await response.content.read(MAX_NAMES)
         try:
             return str(jsons.decode(said)["data"][0]["id"])

@@ -13,7 +13,7 @@ from probes.files import read_plain
 
 SUFFIX = ".note"
 MAX_FILES = 256
-LINE = re.compile(r"([0-9a-f]{64})  ([^\s\\][^\n\\]{0,254})")
+LINE = re.compile(r"([0-9a-f]{64})  (?!\s)([^\\\x00-\x1f\ud800-\udfff]{1,255})")
 
 
 class TrustError(NoteError):
@@ -33,7 +33,7 @@ class Manifest:
     @classmethod
     def parse(cls, text: str) -> Manifest:
         """Raises TrustError."""
-        lines = text.splitlines()
+        lines = text.removesuffix("\n").split("\n")
         found = [LINE.fullmatch(line) for line in lines[: MAX_FILES + 1]]
         if not found or len(lines) > MAX_FILES or not all(found):
             raise TrustError(f"what was signed is no list of files; expected 1 to {MAX_FILES} lines as sha256sum writes them")
@@ -45,8 +45,12 @@ class Manifest:
 
     def sign(self, signer: Signer) -> bytes:
         """The note. Raises TrustError for names that its text cannot hold, NoteError when the signer fails."""
-        if Manifest.parse(self.text).files != self.files:
-            raise TrustError("a file's name cannot be told in a list; expected names without backslashes and line breaks")
+        odd = [name for name in self.files if not LINE.fullmatch(f"{'0' * 64}  {name}")]
+        if odd:
+            raise TrustError(
+                f"{odd[0][:80]!r} cannot be told in a list; expected names in UTF-8 without backslashes and control characters"
+            )
+        Manifest.parse(self.text)  # its bound
         return signed(self.text, [signer])
 
     def vouched(self, note: Path, keys: Sequence[PublicKey]) -> str:
@@ -75,14 +79,15 @@ class Trust:
     required: bool = False
     own: tuple[Path, ...] = ()
 
-    def check(self, what: Path, note: Path, files: Mapping[str, str]) -> str:
-        """Who vouches for `files` (name → sha256) of `what`; empty where nobody does and nobody has to. Raises TrustError.
+    def owns(self, what: Path) -> bool:
+        """Whether this is installed with the program. `what`: where it is read, with its links followed before: one that is followed again may lead elsewhere by then."""
+        return any(what.is_relative_to(folder.resolve()) for folder in self.own)
+
+    def check(self, note: Path, files: Mapping[str, str]) -> str:
+        """Who vouches for `files` (name → sha256 of what was read); empty where nobody does and nobody has to. Raises TrustError.
 
         A signature that is there and does not hold is refused even where none is required.
         """
-        place = what.resolve()
-        if any(place.is_relative_to(folder.resolve()) for folder in self.own):
-            return ""
         if not self.keys:
             return ""
         if not self.required and not note.exists():

@@ -73,7 +73,9 @@ def demo(config: Config) -> int:
 
 
 async def _send(gateway: Near) -> list[Reply]:
-    async with httpx.AsyncClient(timeout=httpx.Timeout(120, connect=5), base_url=gateway.url(), verify=gateway.trust) as client:
+    async with httpx.AsyncClient(
+        timeout=httpx.Timeout(120, connect=5), base_url=gateway.url(), verify=gateway.trust, trust_env=False
+    ) as client:
         try:
             models = (await client.get("/v1/models")).json()
             name = models["data"][0]["id"]

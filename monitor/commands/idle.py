@@ -19,7 +19,7 @@ def idle(near: Near, seconds: float) -> bool:
     Raises BarographError for an address of something else.
     """
     until = time.monotonic() + seconds
-    with httpx.Client(verify=near.trust, timeout=5) as client:
+    with httpx.Client(verify=near.trust, timeout=5, trust_env=False) as client:
         while True:
             try:
                 status = client.get(near.url("/idle")).status_code

@@ -124,7 +124,7 @@ def ask(config: Path | None, method: str, path: str, body: dict[str, Any] | None
     url = near.url(path)
     headers = {"authorization": f"Bearer {token}"} if (token := os.environ.get(TOKEN)) else {}
     try:
-        answer = httpx.request(method, url, json=body, headers=headers, timeout=ANSWER_S, verify=near.trust)
+        answer = httpx.request(method, url, json=body, headers=headers, timeout=ANSWER_S, verify=near.trust, trust_env=False)
         said = answer.json()
     except httpx.HTTPError as error:
         raise BarographError(f"no sidecar answers at {url} ({type(error).__name__}); start one with: barograph up") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +36,12 @@ def sign(what: WhatArgument, key: Annotated[Path, typer.Option("--key", "-k", he
 
     manifest, note = Manifest(_files(what)), note_of(what)
     raw = manifest.sign(LocalSigner.parse(keys.read(key)))
+    beside = note.with_name(note.name + ".new")
     try:
-        note.write_bytes(raw)
+        beside.unlink(missing_ok=True)
+        with beside.open("xb") as file:  # a folder of somebody else's may have a link there, to a file of yours
+            file.write(raw)
+        os.replace(beside, note)
     except OSError as error:
         raise BarographError(f"{note}: {error.strerror}; expected a folder that can be written") from None
     print(manifest.text + f"signed: {note}")
@@ -56,7 +61,7 @@ def check(
     keys = tuple(PublicKey.parse(each) for each in key or Config.load(config).trust.keys)
     if not keys:
         raise BarographError("no key to check by; expected --key, or trust.keys in the configuration")
-    print(f"signed by {Trust(keys, required=True).check(what, note_of(what), _files(what))}")
+    print(f"signed by {Trust(keys, required=True).check(note_of(what), _files(what))}")
 
 
 def _files(what: Path) -> dict[str, str]:

@@ -82,7 +82,10 @@ class Up:
                     return code
                 status.update(escape(self._status) or "starting")
                 try:
-                    if httpx.get(near.url("/health"), timeout=1, verify=near.trust).status_code == 200 and self._engine_answers():
+                    if (
+                        httpx.get(near.url("/health"), timeout=1, verify=near.trust, trust_env=False).status_code == 200
+                        and self._engine_answers()
+                    ):
                         return None
                 except httpx.HTTPError:
                     pass

@@ -64,7 +64,7 @@ def _print(near: Near, once: bool, seconds: float | None) -> None:
 def snapshots(near: Near) -> Iterator[dict[str, Any]]:
     url = near.url("/watch")
     try:
-        with httpx.stream("GET", url, verify=near.trust, timeout=httpx.Timeout(5, read=None)) as response:
+        with httpx.stream("GET", url, verify=near.trust, timeout=httpx.Timeout(5, read=None), trust_env=False) as response:
             for line in response.iter_lines():
                 if line.startswith("data: "):
                     yield json.loads(line[6:])

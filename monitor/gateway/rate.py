@@ -58,9 +58,11 @@ class Rate:
 
 
 def _network(address: str) -> str:
-    """Whoever has one address of IPv6 has 2^64 of them: they share a bucket."""
+    """Whoever has one address of IPv6 has 2^64 of them: they share a bucket. A listener on [::] names clients of IPv4 as ::ffff:a.b.c.d."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
+    if isinstance(found, ipaddress.IPv4Address):
+        return address
+    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))

@@ -12,7 +12,7 @@ from monitor.http.tls import TlsConfig, client_context
 
 @dataclass(frozen=True)
 class Near:
-    """One of our own listeners, with its certificate where it has one."""
+    """One of our own listeners, with its certificate where it has one. Who asks there follows no proxy of the environment's: it would get the token."""
 
     address: tuple[str, int]
     tls: TlsConfig | None = None

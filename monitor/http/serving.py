@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from monitor.errors import BarographError
-from monitor.http.protocol import BoundedProtocol
+from monitor.http.protocol import HEADERS_S, BoundedProtocol
 
 LIFELINE = "BAROGRAPH_LIFELINE_FD"  # a pipe whose other end our parent holds: it closes when the parent dies
 
@@ -30,6 +30,22 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals are handled once, for all servers of the process."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but a handshake has the time that headers have: a client that says nothing would keep a connection for a minute."""
+        await super().startup([])
+        self.started = False
+        tls = self.config.ssl
+        for each in sockets or ():
+            self.servers.append(
+                await asyncio.get_running_loop().create_server(
+                    self._connection, sock=each, backlog=self.config.backlog, ssl=tls, ssl_handshake_timeout=HEADERS_S if tls else None
+                )
+            )
+        self.started = True
+
+    def _connection(self) -> asyncio.Protocol:
+        return BoundedProtocol(self.config, self.server_state, self.lifespan.state)
 
 
 class Servers:

@@ -8,13 +8,16 @@ import ssl
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field
 
 from monitor.errors import ConfigError
+from probes.files import read_plain
 
 log = logging.getLogger("barograph.tls")
 
 LOOK_S = 5.0
+MAX_FILE = 1 << 20  # bytes
 
 
 class TlsConfig(BaseModel):
@@ -30,45 +33,51 @@ class TlsConfig(BaseModel):
 
 
 class Tls:
-    """The context of one listener. `expires`: when what it serves ends, in seconds since 1970. `failed`: why renewed files were not taken."""
+    """The context of one listener. `expires`: when what it serves ends, in seconds since 1970. `failed`: why renewed files were not taken.
+
+    Each handshake gets the newest context that was made whole, so that no half of a renewed pair comes into one that serves.
+    """
 
     def __init__(self, files: TlsConfig) -> None:
         """Raises ConfigError for files that cannot serve."""
         self._files = files
         self._seen = self._state()
-        self.context = server_context(files)
+        self.context = self._newest = server_context(files)
+        self.context.sni_callback = self._take_newest
         self.expires = _end(files.cert_file)
         self.failed = ""
 
     def look(self) -> None:
-        """Take renewed files. A client authority that is taken out of its file goes with the next start: a context forgets none."""
+        """Take renewed files."""
         if (now := self._state()) == self._seen:
             return
         self._seen = now
         try:
-            server_context(self._files)  # a bad half of a pair must not come into the one that serves
-            _load(self.context, self._files)
-            self.expires = _end(self._files.cert_file)
+            newest, expires = server_context(self._files), _end(self._files.cert_file)
         except ConfigError as error:
             self.failed = f"certificate not read anew, the one before stays: {error}"
             log.error("%s", self.failed)
         else:
-            self.failed = ""
+            self._newest, self.expires, self.failed = newest, expires, ""
             log.info("certificate read anew from %s", self._files.cert_file)
+
+    def _take_newest(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        """Called in each handshake, whether the client names a server or not."""
+        connection.context = self._newest
 
     async def watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
             self.look()
 
-    def _state(self) -> tuple[tuple[int, int], ...]:
+    def _state(self) -> tuple[tuple[int, int, int], ...]:
         found = []
         for path in (self._files.cert_file, self._files.key_file, self._files.client_ca_file):
             try:
                 about = path.stat() if path is not None else None
             except OSError:
                 about = None
-            found.append((about.st_mtime_ns, about.st_ino) if about is not None else (0, 0))
+            found.append((about.st_mtime_ns, about.st_size, about.st_ino) if about is not None else (0, 0, 0))
         return tuple(found)
 
 
@@ -91,26 +100,29 @@ def client_context(files: TlsConfig) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # the certificate itself is expected, not one of many that name a host
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        context.load_verify_locations(files.cert_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{files.cert_file}: {_why(error)}; expected a certificate as PEM") from None
+    # Of a chain the first: whoever trusted the others would take every certificate that their authority gave anybody.
+    context.load_verify_locations(cadata=_own(files.cert_file).public_bytes(Encoding.DER))
     if files.client_ca_file is not None:
         _pair(context, files)
     return context
 
 
-def _end(file: Path) -> float:
+def _own(file: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificates(file.read_bytes())[0].not_valid_after_utc.timestamp()
+        return x509.load_pem_x509_certificates(read_plain(file, MAX_FILE))[0]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: {_why(error)}; expected a certificate as PEM") from None
+
+
+def _end(file: Path) -> float:
+    return _own(file).not_valid_after_utc.timestamp()
 
 
 def _load(context: ssl.SSLContext, files: TlsConfig) -> None:
     _pair(context, files)
     if files.client_ca_file is not None:
         try:
+            read_plain(files.client_ca_file, MAX_FILE)
             context.load_verify_locations(files.client_ca_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"{files.client_ca_file}: {_why(error)}; expected certificates of authorities as PEM") from None
@@ -118,6 +130,8 @@ def _load(context: ssl.SSLContext, files: TlsConfig) -> None:
 
 def _pair(context: ssl.SSLContext, files: TlsConfig) -> None:
     try:
+        for file in (files.cert_file, files.key_file):
+            read_plain(file, MAX_FILE)  # OpenSSL would wait for whoever writes a pipe
         context.load_cert_chain(files.cert_file, files.key_file, password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
         raise ConfigError(

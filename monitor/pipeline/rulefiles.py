@@ -38,11 +38,11 @@ class Reading:
 
     def ruleset(self) -> RuleSet:
         """Raises DocumentError, ConfigError and TrustError."""
-        found = RuleSet.from_text(self._read(self._main), str(self._main), self._included)
-        if self._trust.keys:
+        found = RuleSet.from_text(self._read(self._main, Path(os.path.realpath(self._main))), str(self._main), self._included)
+        if self._trust.keys and self._files:
             note = note_of(self._main)
             self.seen[str(note)] = state(note)
-            self.signer = self._trust.check(self._main, note, self._files)
+            self.signer = self._trust.check(note, self._files)
         return found
 
     @property
@@ -50,10 +50,11 @@ class Reading:
         """What was read beside the shipped packs: names from the rule file's folder, and the sha256 of each."""
         return dict(self._files)
 
-    def _read(self, path: Path) -> str:
+    def _read(self, path: Path, real: Path) -> str:
+        """`real`: where the links of `path` led when it was looked at. That is read, as they may lead elsewhere by now."""
         self.seen[str(path)] = state(path)
-        text = read_text(path)
-        if path.resolve().parent != PACKS.resolve():
+        text = read_text(real)
+        if real.parent != PACKS.resolve():
             name = posixpath.normpath(os.path.relpath(path, self._main.parent))
             self._files[name] = sha256(text.encode()).hexdigest()
         return text
@@ -70,7 +71,7 @@ class Reading:
             raise ConfigError(f"{by}: cannot include '{name}': it lies outside {self._folder}, the folder of the rules")
         if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
             raise ConfigError(f"{by}: cannot include '{name}': expected a file at {path}, or one of the packs {', '.join(packs())}")
-        return self._read(path), str(path)
+        return self._read(path, real), str(path)
 
 
 def load(path: Path, trust: Trust = Trust()) -> RuleSet:  # noqa: B008  # it is frozen

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from benchmarks.synthetic.tap import PROVED, hello
+from benchmarks.synthetic.tap import PROVED, BadTap, Faults, hello
 from monitor import wire
 from tests.abuse.world import World, full, raw_tap
 
@@ -160,6 +160,16 @@ async def tap_flood(world: World, chance: random.Random) -> None:
     await asyncio.to_thread(flood)
 
 
+async def tap_late(world: World, chance: random.Random) -> None:
+    """Scores come after the text that they are of, later than any token is made, so that each chunk has to wait for them."""
+    world.engine.die()
+    await world.start_engine(BadTap(world.stack.runtime / "tap.sock", Faults(drop=0, repeat=0, delay=0, late_s=chance.uniform(0.1, 0.5))))
+    await world.serves_again()
+    await asyncio.sleep(chance.uniform(1, 4))
+    world.engine.die()
+    await world.start_engine()
+
+
 async def frames_corrupted(world: World, chance: random.Random) -> None:
     """Packets of noise, and real ones with bytes changed, from taps with and without the key."""
 
@@ -194,6 +204,6 @@ ABUSES: dict[str, Abuse] = {
     each.__name__: each
     for each in (
         engine_killed, engine_hung, sidecar_killed, sidecar_stopped, sidecar_stopped_while_it_starts, sidecar_frozen, socket_deleted, broker_flaps,
-        disk_full, clock_jumps, connections, slow_readers, tap_flood, frames_corrupted, rules_reloaded,
+        disk_full, clock_jumps, connections, slow_readers, tap_flood, tap_late, frames_corrupted, rules_reloaded,
     )
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import json
 import os
@@ -21,7 +22,7 @@ import aiohttp
 import httpx
 
 from benchmarks.synthetic.engine import SyntheticEngine
-from benchmarks.synthetic.tap import GoodTap
+from benchmarks.synthetic.tap import GoodTap, Tap
 from monitor import wire
 from tests import ledgers
 from tests.abuse.client import Client, Found
@@ -31,6 +32,7 @@ STEP_S, CLIENTS = 0.03, 16
 RULES = """
 rules:
 - {rule: high, desc: d, when: panic.last > 3.0, do: halt, mode: armed}
+- {rule: long, desc: d, when: panic.last > 1.0, for: 3 tokens, do: alert, mode: shadow}
 - {rule: often, desc: d, when: desperation.last > %s, do: alert, mode: shadow}
 """
 SETTINGS: dict[str, Any] = {
@@ -41,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "audit": {"checkpoint_s": 1.0},
 }  # fmt: skip
 TAP_KEY = "0123456789abcdef" * 4
-GROWTH_MIB = 96  # that a sidecar's memory may grow by in a run of minutes; a leak of what every request has would pass it
+GROWTH_MIB = 48  # that a sidecar's memory may grow by in a run of minutes: twice what it does
 BACK_S = 60.0
 CLOCK = Path(__file__).with_name("clock")
 
@@ -55,6 +57,7 @@ class World:
         self.exits: list[int] = []
         self.report: dict[str, Any] = {}
         self._born: dict[int, float] = {}
+        self._kills: list[float] = []
         self._folder, self._seed = folder, seed
         self._count = clients
         self._stack_of_things = ExitStack()
@@ -108,8 +111,8 @@ class World:
 
     # What abuses do.
 
-    async def start_engine(self) -> None:
-        self.engine = SyntheticEngine(GoodTap(self.stack.runtime / "tap.sock"), STEP_S)
+    async def start_engine(self, tap: Tap | None = None) -> None:
+        self.engine: SyntheticEngine = SyntheticEngine(tap or GoodTap(self.stack.runtime / "tap.sock"), STEP_S)
         await self.engine.__aenter__()
         await self.engine.listen(self.stack.ports["engine"])
 
@@ -132,6 +135,7 @@ class World:
         process = self.stack.processes.pop("sidecar")
         with self.cut():
             process.send_signal(number)
+            self._kills.append(time.monotonic())
             try:
                 code = await asyncio.to_thread(process.wait, 30)
             except subprocess.TimeoutExpired:
@@ -235,12 +239,53 @@ class World:
         for request, position in self.found.halts.items():
             if fired.get(request) != position:
                 self.found.say(f"a client was told of a halt of {request} at {position}; the ledger has {fired.get(request)}")
+        self._kept(records)
         self._published({record["seq"] for record in records if record["kind"] == "verdict"})
         if "Traceback" in self.stack.log("sidecar"):
             self.found.say("a traceback in the log: " + self.stack.log("sidecar").partition("Traceback")[2][:1500])
         for pid, (warm, last) in self.memory.items():
             if last - warm > GROWTH_MIB:
                 self.found.say(f"process {pid} grew from {warm:.0f} to {last:.0f} MiB")
+
+    def _kept(self, records: list[dict[str, Any]]) -> None:
+        """Each reply that a client had whole is in the ledger with its tokens, all of them judged; nothing happened to a stream twice."""
+        replies = {record["request"]: record["tokens"] for record in records if record["kind"] == "reply"}
+        ends = [record for record in records if (record["kind"], record.get("event")) == ("stream", "end")]
+        ended_by = {record["stream"].partition("#")[0]: record["rules"] for record in ends}
+        judged = {record["stream"].partition("#")[0]: record["judged"] for record in ends}
+        long = {
+            record["stream"].partition("#")[0]: record["position"]
+            for record in records
+            if record["kind"] == "verdict" and (record["event"], record["rule"]) == ("fired", "long")
+        }
+        steady = {
+            record["stream"].partition("#")[0]: record["rules"]
+            for record in records
+            if (record["kind"], record.get("event")) == ("stream", "begin")
+        }
+        missing, unfired = [], []
+        for request, (tokens, ended, expected) in self.found.whole.items():
+            if any(0 <= kill - ended < 1 for kill in self._kills):
+                continue  # its record, which follows the reply, may not have been written yet
+            if request not in replies or request not in judged:
+                missing.append(request)
+            elif steady.get(request) == ended_by[request] and long.get(request) != expected:
+                unfired.append((request, long.get(request), expected))
+            elif replies[request] != tokens or judged[request] < tokens:
+                self.found.say(f"{request} had {tokens} tokens; the ledger says {replies[request]}, of which {judged[request]} were judged")
+        if len(missing) > self.report.get("lost", 0):
+            self.found.say(
+                f"{len(missing)} replies came whole and are not in the ledger, which names {self.report.get('lost')} lost records: {missing[:3]}"
+            )
+        if len(unfired) > self.report.get("lost", 0):
+            self.found.say(
+                f"{len(unfired)} verdicts are missing in the ledger or stand at another token, such as (stream, is, expected) {unfired[0]}"
+            )
+        twice = collections.Counter(
+            (record["stream"], record["event"], record["rule"], record["position"]) for record in records if record["kind"] == "verdict"
+        )
+        if again := [each for each, count in twice.items() if count > 1]:
+            self.found.say(f"{len(again)} verdicts stand twice in the ledger, such as {again[0]}")
 
     def _published(self, wanted: set[int]) -> None:
         from tests.e2e.test_kafka import consume

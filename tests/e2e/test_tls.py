@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from monitor.config import Config
+from monitor.http.protocol import HEADERS_S
 from tests.certs import Authority
 from tests.stack import ADMIN_TOKEN, Stack, environment, eventually
 
@@ -58,7 +60,7 @@ def test_our_own_commands_reach_it_and_so_does_an_operator(stack: Stack, authori
     for command, expected in (("orders", "nothing is stopped or throttled"), ("watch --once --json", '"taps":0'), ("idle", "")):
         done = subprocess.run(
             [sys.executable, "-m", "monitor", *command.split(), "--config", str(stack.config_path)], capture_output=True, text=True, timeout=60,
-            env=environment(BAROGRAPH_ADMIN_TOKEN=ADMIN_TOKEN),
+            env=environment(BAROGRAPH_ADMIN_TOKEN=ADMIN_TOKEN, HTTPS_PROXY="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9", NO_PROXY=""),
         )  # fmt: skip
         assert (done.returncode, expected in done.stdout) == (0, True), (command, done)
     url = f"https://127.0.0.1:{stack.ports['admin']}/metrics"
@@ -70,11 +72,17 @@ def test_a_renewed_certificate_is_served_without_a_restart(stack: Stack, authori
     def shown() -> str:
         return ssl.get_server_certificate(("127.0.0.1", stack.ports["admin"]))
 
+    def chat() -> str:
+        near = Config.load(stack.config_path).sidecar.near
+        return httpx.post(near.url("/page/chat"), json={"messages": [{"role": "user", "content": "x"}]}, verify=near.trust).text
+
     before = shown()
+    assert '"status":503' in chat()  # it reached the gateway, which has no tap
     authority.issue("sidecar", days=30)
     eventually(lambda: shown() != before, "the renewed certificate is served", 30)
     near = Config.load(stack.config_path).sidecar.near
     assert httpx.get(near.url("/live"), verify=near.trust).status_code == 200
+    eventually(lambda: '"status":503' in chat(), "the page's chat goes on", 30)
     (authority.folder / "sidecar.pem").write_text("torn")
     headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
@@ -87,13 +95,14 @@ def test_a_renewed_certificate_is_served_without_a_restart(stack: Stack, authori
     eventually(lambda: "tls" not in reasons(), "health is well again", 30)
 
 
-def test_a_handshake_that_never_ends_takes_no_room_from_others(stack: Stack, authority: Authority) -> None:
-    import socket
-
+def test_a_handshake_that_never_ends_takes_no_room_from_others(stack: Stack) -> None:
     silent = [socket.create_connection(("127.0.0.1", stack.ports["admin"]), timeout=10) for _ in range(200)]
     try:
         near = Config.load(stack.config_path).sidecar.near
         assert httpx.get(near.url("/live"), verify=near.trust, timeout=10).status_code == 200
+        for each in silent:
+            each.settimeout(HEADERS_S + 5)
+            assert each.recv(1) == b""  # as soon as slow headers are refused
     finally:
         for each in silent:
             each.close()

@@ -221,6 +221,8 @@ WRONG: dict[str, tuple[Values, str]] = {
     "a section of the configuration that does not exist": ({"config": {"gatway": {}}}, "additional properties 'gatway' not allowed"),
     "a key of the configuration that is the chart's": ({"config": {"gateway": {"listen": "0.0.0.0:1"}}}, "config.gateway.listen is set by the chart itself"),
     "the socket": ({"config": {"socket": "/tmp/tap.sock"}}, "config.socket is set by the chart itself"),
+    "an engine on a port": ({"engine": {"args": ["--port=8000"]}}, "engine.args has --port; the engine listens on a socket"),
+    "a key among the arguments": ({"engine": {"args": ["--api-key", "x"]}}, "a key among the arguments can be read"),
     "a secret written down": ({"engine": {"env": [{"name": "HF_TOKEN", "value": "hf_x"}]}}, "env HF_TOKEN has its value written down; expected valueFrom"),
     "a wrapper of nothing": ({"mode": "wrapper"}, "mode wrapper needs upstream"),
     "an upstream elsewhere": ({"upstream": "https://api.example.com"}, "upstream is for mode wrapper, and the mode is engine"),

@@ -90,6 +90,12 @@ barograph-test: {{ include "barograph.fullname" . }}
 {{- range concat .Values.engine.env .Values.sidecar.env }}
 {{- if and (hasKey . "value") (regexMatch "(?i)(token|password|secret|_key)$" .name) }}{{ fail (printf "env %s has its value written down; expected valueFrom with a secretKeyRef" .name) }}{{ end }}
 {{- end }}
+{{- range .Values.engine.args }}
+{{- if regexMatch "^--(host|port|uds)(=|$)" (toString .) }}{{ fail (printf "engine.args has %s; the engine listens on a socket in the pod, so that nobody goes around the gateway" (toString . | splitList "=" | first)) }}{{ end }}
+{{- end }}
+{{- range concat .Values.engine.args .Values.attach.args }}
+{{- if regexMatch "^--api-key(=|$)" (toString .) }}{{ fail "a key among the arguments can be read by whoever sees the pod; expected secrets.upstream" }}{{ end }}
+{{- end }}
 {{- $bank := .Values.bank }}
 {{- if and (ne $bank.source "shipped") (not (eq $bank.source "image" | ternary $bank.image.reference (get $bank $bank.source))) }}{{ fail (printf "bank.source is %s; expected bank.%s to say which" $bank.source (eq $bank.source "image" | ternary "image.reference" $bank.source)) }}{{ end }}
 {{- end }}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,15 @@ def test_a_web_page_changes_nothing() -> None:
     assert client.get("/x", headers={"origin": "http://127.0.0.1:8401"}).status_code == 200
 
 
+def test_behind_tls_a_page_that_came_without_it_is_foreign() -> None:
+    client = web("https://127.0.0.1:8401")
+    assert client.get("/x", headers={"origin": "https://127.0.0.1:8401"}).status_code == 200
+    assert client.get("/x", headers={"origin": "http://127.0.0.1:8401"}).status_code == 403
+    assert web().get("/x", headers={"origin": "https://127.0.0.1:8401"}).status_code == 200  # a proxy before us ends TLS
+    twice = [("origin", "http://127.0.0.1:8401"), ("origin", "https://evil.example")]
+    assert web().get("/x", headers=twice).status_code == 403
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8401", "127.0.0.1.evil.example", "localhost.evil.example", "", "10.0.0.7:8401"]
 )
@@ -86,3 +97,21 @@ def test_a_token_may_be_of_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_in_a_host_header() -> None:
     given = {"a:1": "a", "A": "a", "[::1]:8": "::1", "[::1]": "::1", "::1": ":", ":80": ":80"}
     assert {host: name_of(host) for host in given} == given
+
+
+def test_a_line_break_behind_a_path_makes_no_admin_of_an_operator(tmp_path: Path) -> None:
+    async def thaw(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("thawed")
+
+    file = tmp_path / "access.yaml"
+    hashed = {role: sha256(role.encode()).hexdigest() for role in ("operator", "admin")}
+    file.write_text("tokens:\n" + "".join(f"- {{name: {role}, role: {role}, sha256: {digest}}}\n" for role, digest in hashed.items()))
+    client = TestClient(
+        Starlette(routes=[Route("/rules/thaw", thaw, methods=["POST"])], middleware=[Middleware(Guard, (), Access(file))]),
+        base_url="http://127.0.0.1:8401",
+    )
+    operator, admin = ({"authorization": f"Bearer {role}"} for role in ("operator", "admin"))
+    assert client.post("/rules/thaw", json={}, headers=admin).text == "thawed"
+    assert client.post("/rules/thaw", json={}, headers=operator).status_code == 403
+    for path in ("/rules/thaw%0A", "/rules/thaw%0D%0A", "/rules/thaw%0a"):
+        assert client.post(path, json={}, headers=operator).status_code == 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from monitor.audit import keys
 from monitor.audit.manifest import MAX_FILES, Manifest, Trust, TrustError, note_of
 from monitor.audit.note import LocalSigner, NoteError
 from monitor.commands.cli import app
-from monitor.config import BANKS, PACKS, Config
+from monitor.config import BANKS, PACKS, Config, read_text
 from monitor.errors import ConfigError
 from monitor.pipeline import rulefiles
 from probes.bank import ARRAYS, CARD, Bank, BankError
@@ -86,6 +87,66 @@ def test_what_is_installed_with_the_program_needs_no_signature_and_a_link_to_it_
     assert config(tmp_path, f"tap: {{bank: {tmp_path / 'link'}}}").vouched_bank()[1] == ""
 
 
+def test_a_bank_that_becomes_a_link_to_ours_once_it_is_read_is_not_ours(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, load = next(each for each in BANKS.iterdir() if each.is_dir()), Bank.load
+
+    def load_and_swap(place: Path) -> Bank:
+        found = load(place)
+        folder.rename(tmp_path / "gone")
+        folder.symlink_to(shipped)
+        return found
+
+    settings = config(tmp_path, f"tap: {{bank: {folder}}}")
+    monkeypatch.setattr(Bank, "load", load_and_swap)
+    with pytest.raises(TrustError, match="expected a signature"):
+        settings.load_bank()
+
+
+def test_rules_that_become_a_link_to_ours_once_they_are_read_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = tmp_path / "site.yaml"
+    main.write_text(RULES)
+
+    def read_and_swap(path: Path) -> str:
+        text = read_text(path)
+        main.unlink()
+        main.symlink_to(PACKS / "default.yaml")
+        return text
+
+    trust = config(tmp_path).trust.plain
+    monkeypatch.setattr(rulefiles, "read_text", read_and_swap)
+    with pytest.raises(TrustError, match="expected a signature"):
+        rulefiles.load(main, trust)
+
+
+def test_a_link_to_a_pack_of_ours_brings_nothing_of_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packs = tmp_path / "packs"
+    packs.mkdir()
+    (packs / "whole.yaml").write_text("include: [part.yaml]\n")
+    (packs / "part.yaml").write_text(RULES)
+    monkeypatch.setattr(rulefiles, "PACKS", packs)
+    trust = replace(config(tmp_path).trust.plain, own=(packs,))
+    assert rulefiles.load(Path("whole"), trust).rules
+    (tmp_path / "site.yaml").symlink_to(packs / "whole.yaml")
+    (tmp_path / "part.yaml").write_text(RULES.replace("> 3", "> 300"))
+    with pytest.raises(TrustError, match="expected a signature"):
+        rulefiles.load(tmp_path / "site.yaml", trust)
+
+
+def test_rules_of_a_mounted_configmap_are_checked_by_their_names_there(tmp_path: Path) -> None:
+    """Kubernetes lays files behind two links: site.yaml → ..data/site.yaml → ..2026/site.yaml."""
+    (tmp_path / "..2026").mkdir()
+    (tmp_path / "..data").symlink_to("..2026")
+    for name, text in (("site.yaml", "include: [own.yaml]\n"), ("own.yaml", RULES)):
+        (tmp_path / "..2026" / name).write_text(text)
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    sign(tmp_path / "site.yaml")
+    reading = rulefiles.Reading(tmp_path / "site.yaml", config(tmp_path).trust.plain)
+    reading.ruleset()
+    assert (reading.signer, set(reading.files)) == ("example.com/probes", {"site.yaml", "own.yaml"})
+
+
 def test_rules_are_signed_with_all_that_they_include(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     more = tmp_path / "more" / "own.yaml"
@@ -147,7 +208,7 @@ def test_a_list_has_a_bound() -> None:
 
 def test_without_keys_nothing_is_asked(folder: Path) -> None:
     note_of(folder).write_text("nonsense")
-    assert Trust().check(folder, note_of(folder), Bank.load(folder).files) == ""
+    assert Trust().check(note_of(folder), Bank.load(folder).files) == ""
 
 
 def test_the_commands_make_sign_and_check(folder: Path, tmp_path: Path) -> None:
@@ -176,3 +237,30 @@ def test_the_commands_make_sign_and_check(folder: Path, tmp_path: Path) -> None:
 
 def test_a_bank_is_its_files(folder: Path) -> None:
     assert Bank.load(folder).files == Manifest.of({name: (folder / name).read_bytes() for name in (ARRAYS, CARD)}).files
+
+
+def test_signing_writes_no_file_that_a_link_in_the_folder_names(folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    key = tmp_path / "key"
+    signer = keys.new(key, "example.com/probes", 1)
+    for name in ("bank.note", "bank.note.new"):
+        (folder / name).symlink_to(mine)
+    done = CliRunner().invoke(app, ["trust", "sign", str(folder), "--key", str(key)])
+    assert (done.exit_code, mine.read_text()) == (0, "mine")
+    assert not note_of(folder).is_symlink()
+    assert CliRunner().invoke(app, ["trust", "check", str(folder), "--key", signer.key.vkey]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["tab\there.yaml", "\udcff.yaml", "back\\slash.yaml", "return\r.yaml"])
+def test_a_name_that_no_list_can_hold_is_refused_when_it_is_signed(name: str) -> None:
+    with pytest.raises(TrustError, match="expected names in UTF-8"):
+        Manifest({name: "0" * 64}).sign(SIGNER)
+
+
+@pytest.mark.parametrize("name", ["line\u2028separator.yaml", "two words.yaml", "ü.yaml"])
+def test_odd_names_are_signed_and_checked(name: str, tmp_path: Path) -> None:
+    note = tmp_path / "x.note"
+    made = Manifest({name: "0" * 64})
+    note.write_bytes(made.sign(SIGNER))
+    assert made.vouched(note, [SIGNER.key]) == SIGNER.key.name

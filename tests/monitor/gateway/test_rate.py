@@ -54,6 +54,15 @@ def test_one_network_of_ipv6_is_one_client() -> None:
     asyncio.run(act())
 
 
+def test_clients_of_ipv4_that_a_listener_of_ipv6_names_are_not_one() -> None:
+    async def act() -> None:
+        limits = Rate(RateConfig(requests_per_s=0.5, burst=1, by="address"), None)
+        first, second = request("::ffff:192.0.2.1"), request("::ffff:192.0.2.2")
+        assert [await admitted(limits, first, first), await admitted(limits, second, request("192.0.2.2"))] == [1, 1]
+
+    asyncio.run(act())
+
+
 def test_the_rate_comes_back() -> None:
     async def act() -> None:
         limits = Rate(RateConfig(requests_per_s=50, burst=1), None)

@@ -128,3 +128,62 @@ def test_the_url_says_which_scheme_it_is(authority: Authority) -> None:
     cert, key = authority.issue("sidecar")
     assert Near(("0.0.0.0", 8401)).url("/health") == "http://127.0.0.1:8401/health"
     assert Near(("::1", 8401), TlsConfig(cert_file=cert, key_file=key)).url() == "https://[::1]:8401"
+
+
+def test_another_certificate_by_the_authority_of_our_chain_is_not_ours(authority: Authority) -> None:
+    """Files of public authorities hold the chain too."""
+    cert, key = authority.issue("sidecar")
+    cert.write_bytes(cert.read_bytes() + authority.file.read_bytes())
+    other = TlsConfig(**dict(zip(("cert_file", "key_file"), authority.issue("other"), strict=True)))
+    files = TlsConfig(cert_file=cert, key_file=key)
+    assert served(Tls(files), client_context(files))
+    with pytest.raises(ssl.SSLError):
+        served(Tls(other), client_context(files))
+
+
+def test_an_authority_that_is_taken_out_of_the_file_vouches_no_more(authority: Authority, tmp_path: Path) -> None:
+    cert, key = authority.issue("sidecar")
+    elsewhere = Authority(tmp_path / "elsewhere", "partner")
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes(authority.file.read_bytes() + elsewhere.file.read_bytes())
+    tls = Tls(TlsConfig(cert_file=cert, key_file=key, client_ca_file=clients))
+
+    def client(by: Authority) -> ssl.SSLContext:
+        made = client_context(TlsConfig(cert_file=cert, key_file=key))
+        made.load_cert_chain(*by.issue("client"))
+        return made
+
+    assert served(tls, client(elsewhere))
+    clients.write_bytes(authority.file.read_bytes())
+    tls.look()
+    assert served(tls, client(authority))
+    with pytest.raises((ssl.SSLError, OSError)):
+        served(tls, client(elsewhere))
+
+
+def test_a_renewal_by_the_link_of_a_mounted_secret_is_seen(authority: Authority, tmp_path: Path) -> None:
+    """Kubernetes puts another folder behind `..data`."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        for file, end in zip(authority.issue("sidecar"), ("crt", "key"), strict=True):
+            shutil.copy(file, tmp_path / name / f"tls.{end}")
+    (tmp_path / "..data").symlink_to("first")
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    files = TlsConfig(cert_file=tmp_path / "tls.crt", key_file=tmp_path / "tls.key")
+    tls = Tls(files)
+    (tmp_path / "new").symlink_to("second")
+    (tmp_path / "new").replace(tmp_path / "..data")
+    tls.look()
+    assert tls.failed == ""
+    assert served(tls, client_context(files)) == ssl.PEM_cert_to_DER_cert((tmp_path / "second" / "tls.crt").read_text())
+
+
+@pytest.mark.parametrize("name", ["sidecar.pem", "sidecar.key", "ca.pem"])
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(authority: Authority, name: str) -> None:
+    cert, key = authority.issue("sidecar")
+    tls = Tls(TlsConfig(cert_file=cert, key_file=key, client_ca_file=authority.file))
+    (authority.folder / name).unlink()
+    os.mkfifo(authority.folder / name)
+    tls.look()
+    assert "no plain file" in tls.failed
