@@ -20,7 +20,9 @@ PATIENCE = 20
 def pip(*words: str) -> str:
     """What it prints; nothing when it fails or takes too long."""
     try:
-        done = subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *words], capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "--disable-pip-version-check", *words], capture_output=True, text=True, timeout=PATIENCE
+        )
     except subprocess.TimeoutExpired:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -35,7 +37,8 @@ def setting(name: str) -> str:
 def bare(urls: str) -> str:
     """Without the credentials, which stand before the host or behind a question mark."""
     return " ".join(
-        parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl() for parts in map(urlsplit, urls.replace("\\n", " ").split())
+        parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        for parts in map(urlsplit, urls.replace("\\n", " ").split())
     )
 
 

@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 # Stands in for the real one when `pip install -e .` builds: what is asked for is what pyproject.toml asks for, and the tree is left alone.
-BACKEND = '''
+BACKEND = """
 import tomllib, zipfile
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def build_editable(folder, settings=None, metadata=None):
         wheel.writestr(where + "WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(where + "RECORD", "")
     return "barograph-0.0.0-py3-none-any.whl"
-'''
+"""
 
 
 def normal(name: str) -> str:
@@ -60,7 +60,9 @@ def wheel(name: str, version: str, requires: tuple[str, ...] = ()) -> bytes:
 class Packages:
     """The index `http://HOST/simple/`, for those who know `login` if there is one; `versions` names what each project has there."""
 
-    def __init__(self, host: str, versions: Mapping[str, tuple[str, ...]], requires: Mapping[str, tuple[str, ...]] = {}, login: str = "") -> None:
+    def __init__(
+        self, host: str, versions: Mapping[str, tuple[str, ...]], requires: Mapping[str, tuple[str, ...]] = {}, login: str = ""
+    ) -> None:
         self.host, self.versions, self.requires = host, {normal(name): each for name, each in versions.items()}, requires
         self.asked = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
         self.refused: Counter[str] = Counter()
@@ -105,7 +107,7 @@ class Packages:
             self.projects[name] += 1
             files = [f"{name.replace('-', '_')}-{version}-py3-none-any.whl" for version in self.versions.get(name, ())]
             return (200, "".join(f'<a href="/wheels/{each}">{each}</a>' for each in files).encode()) if files else (404, b"no such project")
-        if found := re.fullmatch(r"/wheels/(([^/-]+)-([^/-]+)-py3-none-any\.whl)", path.replace("%2B", "+")):
+        if found := re.fullmatch(r"/wheels/(([^/-]+)-([^/-]+)-py3-none-any\.whl)", unquote(path)):
             self.wheels[found[1]] += 1
             name = normal(found[2])
             return 200, wheel(name, found[3], self.requires.get(name, ()))

@@ -98,7 +98,9 @@ def test_everything_comes_from_the_private_index_through_the_proxy(
 
 
 def test_an_index_of_pip_conf_counts_too(packages: Packages, tmp_path: Path) -> None:
-    (tmp_path / "pip.conf").write_text(f"[install]\nindex-url = {INDEX}\n[global]\nextra-index-url =\n  https://a:b@one.example/x\n  https://two.example/y\n")
+    (tmp_path / "pip.conf").write_text(
+        f"[install]\nindex-url = {INDEX}\n[global]\nextra-index-url =\n  https://a:b@one.example/x\n  https://two.example/y\n"
+    )
     env = environment(packages, tmp_path, PIP_CONFIG_FILE=str(tmp_path / "pip.conf"), NO_PROXY=HOST, no_proxy=HOST)
     assert say(env) == f"index: http://{HOST}/simple/ and https://one.example/x https://two.example/y"
     assert say(env, "torch", "2.13.0") == ""
@@ -113,7 +115,9 @@ def test_without_an_index_of_ones_own_a_proxy_may_refuse_the_one_of_pytorch(pack
 
 
 def say(env: dict[str, str], *words: str) -> str:
-    return subprocess.run([sys.executable, DEPLOY / "index.py", *words], capture_output=True, text=True, env=env, check=True, timeout=60).stdout.strip()
+    return subprocess.run(
+        [sys.executable, DEPLOY / "index.py", *words], capture_output=True, text=True, env=env, check=True, timeout=60
+    ).stdout.strip()
 
 
 def test_an_index_named_for_torch_is_used(tmp_path: Path) -> None:
