@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -56,13 +57,20 @@ def environment(packages: Packages, home: Path, **more: str) -> dict[str, str]:
     """This process's, without what would say where packages come from; HOST is known to the proxy only."""
     kept = {name: value for name, value in os.environ.items() if not re.match(r"(PIP|UV|TORCH)_|(\w+_)?PROXY$|PYTHON", name, re.IGNORECASE)}
     # No pip.conf of this machine either, as it may name an index; pip runs from its own environment, so HOME hides the user's.
-    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_TRUSTED_HOST": HOST, "PIP_RETRIES": "0", "NO_GPU": "1"}
+    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_TRUSTED_HOST": HOST, "PIP_RETRIES": "0"}
+    # What the scripts run and no more: on a machine with nvidia-smi they would take vLLM's other build.
+    tools = home / "tools"
+    tools.mkdir(exist_ok=True)
+    for name in ("sh", "dirname", "rm", "mkdir", "touch", "python3.12", "python3.13"):
+        if (found := shutil.which(name)) and not (tools / name).exists():
+            (tools / name).symlink_to(found)
+    settings["PATH"] = str(tools)
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), packages.proxy)
     return kept | settings | proxies | more
 
 
 def make(script: str, *words: str | Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", DEPLOY / script, *words], capture_output=True, text=True, env=env, timeout=240)
+    return subprocess.run(["/bin/sh", DEPLOY / script, *words], capture_output=True, text=True, env=env, timeout=240)
 
 
 def installed(venv: Path) -> dict[str, str]:
