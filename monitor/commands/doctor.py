@@ -51,11 +51,8 @@ def doctor(config: Config) -> int:
 
 def findings(config: Config) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding(
-        "Python",
-        sys.version_info >= (3, 11),
-        f"{version}" if sys.version_info >= (3, 11) else f"{version}; needs 3.11 or later: apt install python3.11-venv",
-    )
+    supported = (3, 11) <= sys.version_info < (3, 14)
+    yield Finding("Python", supported, version if supported else f"{version}; supported are 3.11, 3.12 and 3.13")
     yield Finding(
         "operating system",
         sys.platform == "linux",

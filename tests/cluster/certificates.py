@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.certs import SIGNS
+
 PEM = serialization.Encoding.PEM
 DAY = datetime.timedelta(days=1)
 
@@ -38,6 +40,10 @@ class Authority:
         now = datetime.datetime.now(datetime.UTC)
         made = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key.public_key())
         made = made.serial_number(x509.random_serial_number()).not_valid_before(now - DAY).not_valid_after(now + DAY)
+        made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        made = made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        if isinstance(extension, x509.BasicConstraints):
+            made = made.add_extension(SIGNS, critical=True)
         made = made.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         return made.sign(self._key, hashes.SHA256()).public_bytes(PEM)
 
