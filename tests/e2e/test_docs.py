@@ -22,7 +22,7 @@ ELSEWHERE = {
     r"^make run": "tests/e2e/test_cli.py starts it by `barograph up`; the README's first line is what CI ends in",
     r"barograph up\b|barograph up --model": "tests/e2e/test_cli.py",
     r"vllm serve|verify-tap|barograph sidecar --config /etc": "tests/vllm",
-    r"barograph probes (fit|eval|validate)": "tests/e2e/test_probes.py, with a model",
+    r"barograph probes (fit|eval|validate|compare)": "tests/e2e/test_probes.py, with a model",
     r"pip install|python3\.11 -m venv": "deploy/smoke.sh and tests/images install the wheel",
     r"grafana provision": "tests/monitor/grafana/test_provision.py; no Grafana can be had",
     r"^helm |kubectl": "tests/cluster",
