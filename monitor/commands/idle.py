@@ -51,4 +51,8 @@ def near_of(config: Config, admin: str | None) -> Near:
     host, _, port = admin.partition("://")[2].rstrip("/").rpartition(":") if "://" in admin else admin.rpartition(":")
     if not host or not port.isdigit():
         raise BarographError(f"--admin {admin}: expected HOST:PORT such as 127.0.0.1:8401")
+    if admin.startswith("https://") and config.sidecar.tls is None:
+        raise BarographError(
+            f"--admin {admin}: whose certificate is expected there? Set sidecar.tls in the configuration, as the sidecar has it"
+        )
     return Near((host.strip("[]"), int(port)), config.sidecar.tls)

@@ -75,6 +75,11 @@ def test_the_address_may_be_said(said: str | None, url: str) -> None:
     assert near_of(Config(), said).url() == url
 
 
+def test_a_certificate_that_nobody_named_is_not_left_out() -> None:
+    with pytest.raises(BarographError, match=r"Set sidecar\.tls"):
+        near_of(Config(), "https://127.0.0.1:8401")
+
+
 def test_no_address_is_refused() -> None:
     with pytest.raises(BarographError, match="expected HOST:PORT"):
         near_of(Config(), "nonsense")
