@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.vllm.conftest import fifty, prompts
 from tests.vllm.judge import Judge
 
 pytestmark = pytest.mark.timeout(1200)  # two servers start, and each compiles its model
+REQUESTS = int(
+    os.environ.get("REQUESTS", "400")
+)  # a thousand find no more and took a fifth of all these tests' time; `REQUESTS=1000 make test-vllm` asks them
 TOLERANCE = 1e-3  # standard deviations; float32 on both sides
 
 
@@ -45,9 +49,9 @@ def test_scores_are_those_of_a_reference_and_tokens_those_without_us(
     assert check.tokens >= 4
 
 
-def test_a_thousand_requests_mix_with_nobody(recorder: Recorder, tapped: VllmProcess, judge: Judge) -> None:
+def test_hundreds_of_requests_mix_with_nobody(recorder: Recorder, tapped: VllmProcess, judge: Judge) -> None:
     """Random arrivals, lengths, choices and hang-ups, over both endpoints."""
-    texts = prompts(1000, 120, seed=2)
+    texts = prompts(REQUESTS, 120, seed=2)
 
     async def run(suffix: str) -> dict[Key, Reply]:
         chance = random.Random(7)
@@ -68,8 +72,8 @@ def test_a_thousand_requests_mix_with_nobody(recorder: Recorder, tapped: VllmPro
             return {key: reply for answer in answers for key, reply in answer.items()}
 
     replies = judge.heard(recorder, lambda suffix: asyncio.run(run(suffix)))
-    assert len(replies) >= 1000
-    assert sum(not reply.whole for reply in replies.values()) > 50
+    assert len(replies) >= REQUESTS
+    assert sum(not reply.whole for reply in replies.values()) > REQUESTS / 20
     assert judge.worst(recorder, replies, sample=10) < TOLERANCE
     assert "Traceback" not in tapped.log.read_text(errors="replace")
 
