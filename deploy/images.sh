@@ -134,7 +134,7 @@ engine() {
 
 # Build, write the archive and the bill of materials, and say what came out.
 build() {
-    local kind=$1 context=$2 base=$3 archive sbom
+    local kind=$1 context=$2 base=$3 archive sbom layout
     shift 3
     archive=$out/barograph-$kind-$version.oci.tar sbom=$out/barograph-$kind-$version.cdx.json
     mkdir -p "$out"
@@ -145,7 +145,10 @@ build() {
     rm -f "$archive"
     images rmi --prune >/dev/null 2>&1 || true # what this name stood for before
     images push --quiet "localhost/barograph-$kind:$version" "oci-archive:$archive:barograph-$kind:$version"
-    "$(dirname "$python")/syft" scan --quiet "oci-archive:$archive" --output "cyclonedx-json=$sbom"
+    layout=$(mktemp -d "$cache/layout.XXXXXX") # of an archive syft reads no file beyond 2 GB; of a folder it does
+    tar -C "$layout" -xf "$archive"
+    "$(dirname "$python")/syft" scan --quiet "oci-dir:$layout" --output "cyclonedx-json=$sbom"
+    rm -rf "$layout"
     "$python" -m deploy.images.archive "$archive" "$sbom"
 }
 
