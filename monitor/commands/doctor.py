@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from rich.markup import escape
 from monitor import models, wire
 from monitor.config import Config
 from monitor.errors import BarographError
+from monitor.http.tls import Tls
 from monitor.pipeline import rulefiles
 from monitor.pipeline.receiver import answers
 from probes.bank import BankError
@@ -66,6 +68,7 @@ def findings(config: Config) -> Iterator[Finding]:
         _port(name, address)
         for name, address in (("gateway", config.gateway.listen), ("admin", config.sidecar.admin), ("engine", config.engine.listen))
     )
+    yield from _certificates(config)
     yield _socket(config.socket)
     yield _ledger(config.sidecar.ledger)
     yield _disk()
@@ -125,6 +128,20 @@ def _port(name: str, address: tuple[str, int] | Path) -> Finding:
                 f"{address[0]}:{address[1]}: {error.strerror}; is barograph up already? else choose another in the configuration",
                 needed=False,
             )
+
+
+def _certificates(config: Config) -> Iterator[Finding]:
+    """Those of our listeners: whether they can serve, and until when."""
+    for name, files in (("gateway", config.gateway.tls), ("admin", config.sidecar.tls)):
+        if files is None:
+            continue
+        try:
+            until = datetime.fromtimestamp(Tls(files).expires, UTC)
+        except BarographError as error:
+            yield Finding(f"certificate of {name}", False, str(error))
+            continue
+        well = until > datetime.now(UTC)
+        yield Finding(f"certificate of {name}", well, f"{files.cert_file} {'holds until' if well else 'ended'} {until:%Y-%m-%d %H:%M} UTC")
 
 
 def _socket(path: Path) -> Finding:
@@ -190,8 +207,8 @@ def _running(config: Config) -> Iterator[Finding]:
     try:
         said = httpx.get(near.url("/health"), timeout=2, verify=near.trust, trust_env=False).json()
         reasons, sinks = list(said.get("reasons", [])), dict(said.get("sinks", {}))
-    except (httpx.HTTPError, ValueError, TypeError, AttributeError):
-        return
+    except (httpx.HTTPError, ValueError, TypeError, AttributeError, BarographError):
+        return  # a certificate that cannot be read was named above
     well = said.get("status") == "ok" and not reasons
     yield Finding(
         "sidecar",
