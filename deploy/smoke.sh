@@ -8,7 +8,7 @@ place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 
 .venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --target "$place/site" dist/barograph-*.whl
-cp -r tests benchmarks docs deploy "$place"
+cp -r tests benchmarks docs deploy helm README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md constraints.txt "$place"
 cp pyproject.toml "$place/pyproject.toml"
 cd "$place"
 export PYTHONPATH="$place/site"
