@@ -76,7 +76,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 wheel: $(STAMP)
-	rm -rf dist && $(BIN)/python -m build --wheel
+	rm -rf dist build/lib build/bdist.* && $(BIN)/python -m build --wheel
 
 smoke: wheel  ## the tests' smoke part against the installed wheel, outside the repository
 	deploy/smoke.sh

@@ -1,4 +1,4 @@
-"""Files that a user names, opened so that none can keep its reader waiting."""
+"""Files that a user names, opened so that none can keep its reader waiting, and written so that none is ever half there."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def read_plain(path: Path, limit: int) -> bytes:
     if len(raw) > limit:
         raise OSError(errno.EFBIG, f"it is larger; expected at most {limit} bytes", str(path))
     return raw
+
+
+def replace(path: Path, raw: bytes) -> None:
+    """Written beside it and moved, so that a file is there whole or not at all, whatever lay in its place: a link is replaced, not followed. Raises OSError."""
+    beside = path.with_name(path.name + ".new")
+    beside.unlink(missing_ok=True)
+    with beside.open("xb") as file:
+        file.write(raw)
+    os.replace(beside, path)

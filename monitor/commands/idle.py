@@ -48,7 +48,7 @@ def near_of(config: Config, admin: str | None) -> Near:
     """The configured admin address, or HOST:PORT, with or without its scheme. Raises BarographError."""
     if admin is None:
         return config.sidecar.near
-    host, _, port = admin.partition("://")[2].rstrip("/").rpartition(":") if "://" in admin else admin.rpartition(":")
+    host, _, port = admin.rpartition("//")[2].rstrip("/").rpartition(":")
     if not host or not port.isdigit():
         raise BarographError(f"--admin {admin}: expected HOST:PORT such as 127.0.0.1:8401")
     if admin.startswith("https://") and config.sidecar.tls is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -33,15 +32,12 @@ def sign(what: WhatArgument, key: Annotated[Path, typer.Option("--key", "-k", he
     from monitor.audit import keys
     from monitor.audit.manifest import Manifest, note_of
     from monitor.audit.note import LocalSigner
+    from probes.files import replace
 
     manifest, note = Manifest(_files(what)), note_of(what)
     raw = manifest.sign(LocalSigner.parse(keys.read(key)))
-    beside = note.with_name(note.name + ".new")
     try:
-        beside.unlink(missing_ok=True)
-        with beside.open("xb") as file:  # a folder of somebody else's may have a link there, to a file of yours
-            file.write(raw)
-        os.replace(beside, note)
+        replace(note, raw)  # a folder of somebody else's may have a link there, to a file of yours
     except OSError as error:
         raise BarographError(f"{note}: {error.strerror}; expected a folder that can be written") from None
     print(manifest.text + f"signed: {note}")

@@ -16,6 +16,7 @@ from monitor.errors import BarographError, ConfigError
 from monitor.pipeline import rulefiles
 from monitor.pipeline.orders import Order, Orders
 from monitor.pipeline.pipeline import Pipeline
+from probes.files import replace
 from rules.abilities import Abilities
 from rules.document import DocumentError
 from rules.engine import RuleEngine
@@ -62,7 +63,7 @@ class Rulebook:
         self._trust = trust
         reading = rulefiles.Reading(path, trust)
         self.engine = RuleEngine(reading.ruleset(), self._probes, self._abilities)
-        self.signer = self._read_signer = reading.signer
+        self.signer = reading.signer
         self._seen = reading.seen  # also what a refused set would have included: mending it is a change
         self._one_at_a_time = asyncio.Lock()
         self._apply()
@@ -97,25 +98,24 @@ class Rulebook:
         if reason := self.frozen:
             self._refuse(by, f"reloads are frozen: {reason}")
 
-    def _compiled(self) -> RuleEngine | str:
-        """The rules as they lie on disk, or why they can't be judged by."""
+    def _compiled(self) -> tuple[RuleEngine, str] | str:
+        """The rules as they lie on disk and who signed them, or why they can't be judged by."""
         reading = rulefiles.Reading(self.path, self._trust)
         try:
-            engine = RuleEngine(reading.ruleset(), self._probes, self._abilities)
-            self._read_signer = reading.signer
-            return engine
+            return RuleEngine(reading.ruleset(), self._probes, self._abilities), reading.signer
         except (DocumentError, BarographError) as error:
             return str(error)
         finally:
             self._seen = reading.seen
 
-    def _swap(self, by: str, reason: str, engine: RuleEngine | str) -> str:
+    def _swap(self, by: str, reason: str, found: tuple[RuleEngine, str] | str) -> str:
         self._thawed(by)  # nothing was frozen before the rules were compiled; by now it may be
-        if isinstance(engine, str):
-            self._refuse(by, engine)
+        if isinstance(found, str):
+            self._refuse(by, found)
+        engine, signer = found
         self.failed = ""
         if engine.digest != self.engine.digest:
-            self.engine, self.signer = engine, self._read_signer
+            self.engine, self.signer = engine, signer
             self._apply()  # its modes stand before running streams are looked at by them
             if self._pipeline is not None:
                 self._pipeline.use(engine)
@@ -127,7 +127,7 @@ class Rulebook:
     def freeze(self, reason: str, by: str) -> None:
         """Block reloads until `thaw`. Raises RuleError when the disk refuses: then nothing is frozen."""
         try:
-            _replace(self._freeze, f"{by}: {reason}")
+            replace(self._freeze, f"{by}: {reason}".encode())
         except OSError as error:
             raise RuleError(f"cannot freeze: {self._freeze}: {error.strerror}; expected a folder that can be written") from None
         self._ledger.append("rules", event="frozen", by=by, reason=reason, digest=self.engine.digest)
@@ -268,14 +268,6 @@ class Rulebook:
             metrics = self._pipeline.metrics
             metrics.reload_failed.set(bool(self.failed))
             metrics.rules_info.info({"digest": self.engine.digest})
-
-
-def _replace(path: Path, text: str) -> None:
-    """Written beside it and moved, so that a file is there whole or not at all, whatever lay in its place."""
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    beside.write_text(text, "utf-8")
-    os.replace(beside, path)
 
 
 def _names(text: object) -> list[str]:

@@ -24,7 +24,7 @@ import httpx
 from benchmarks.synthetic.engine import SyntheticEngine
 from benchmarks.synthetic.tap import GoodTap, Tap
 from monitor import wire
-from tests import ledgers
+from tests import ledgers, tansu
 from tests.abuse.client import Client, Found
 from tests.stack import Stack, eventually, free_port
 
@@ -54,20 +54,18 @@ class World:
     def __init__(self, folder: Path, seed: int = 0, clients: int = CLIENTS) -> None:
         self.found = Found()
         self.memory: dict[int, tuple[float, float]] = {}  # process → MiB when it was warm, and last
-        self.exits: list[int] = []
         self.report: dict[str, Any] = {}
         self._born: dict[int, float] = {}
         self._kills: list[float] = []
         self._folder, self._seed = folder, seed
         self._count = clients
-        self._stack_of_things = ExitStack()
+        self._things = ExitStack()
         self.clock = folder / "clock"
         self.can_mount = os.getuid() == 0
 
     async def __aenter__(self) -> World:
-        self._loop = asyncio.get_running_loop()
         os.environ[wire.TAP_KEY] = TAP_KEY
-        self._stack_of_things.callback(os.environ.pop, wire.TAP_KEY, None)
+        self._things.callback(os.environ.pop, wire.TAP_KEY, None)
         self.disk = self._folder / "disk"
         self.disk.mkdir()
         if self.can_mount:
@@ -76,7 +74,7 @@ class World:
             )
             self.can_mount = done.returncode == 0
             if self.can_mount:
-                self._stack_of_things.callback(subprocess.run, ["umount", "--lazy", str(self.disk)], capture_output=True)
+                self._things.callback(subprocess.run, ["umount", "--lazy", str(self.disk)], capture_output=True)
         try:
             await asyncio.to_thread(self._start)
             self.stack.start("sidecar")
@@ -89,13 +87,12 @@ class World:
             self._tasks.append(asyncio.create_task(self._look()))
             await self.serves_again()
         except BaseException:
-            self._stack_of_things.close()
+            self._things.close()
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self._ending = True
             for task in self._tasks:
                 task.cancel()
             ended = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,7 +104,7 @@ class World:
                 await asyncio.to_thread(self._settle)
         finally:
             self.engine.die()
-            await asyncio.to_thread(self._stack_of_things.close)
+            await asyncio.to_thread(self._things.close)
 
     # What abuses do.
 
@@ -130,8 +127,8 @@ class World:
     def signal_sidecar(self, number: int) -> None:
         self.stack.processes["sidecar"].send_signal(number)
 
-    async def end_sidecar(self, number: int) -> int:
-        """Its exit code, 30 s after the signal at the latest."""
+    async def end_sidecar(self, number: int) -> None:
+        """It has 30 s."""
         process = self.stack.processes.pop("sidecar")
         with self.cut():
             process.send_signal(number)
@@ -142,10 +139,8 @@ class World:
                 process.kill()
                 await asyncio.to_thread(process.wait)
                 code = -99
-        self.exits.append(code)
         if code != (0 if number == signal.SIGTERM else -number):
             self.found.say(f"the sidecar ended with {code} after signal {number}")
-        return code
 
     def rules(self, threshold: float) -> None:
         """Another version of the rules, put in place at once."""
@@ -174,23 +169,14 @@ class World:
 
     def _start(self) -> None:
         port = free_port()
-        self._stack_of_things.enter_context(self._broker_on(port))
-        settings = {**SETTINGS, "sidecar": {"ledger": str(self.disk / "ledger"), "kafka": {"bootstrap": f"127.0.0.1:{port}"}}}
+        self._broker = self._things.enter_context(tansu.running(port, self._folder / "broker.log"))
+        self.bootstrap = f"127.0.0.1:{port}"
+        settings = {**SETTINGS, "sidecar": {"ledger": str(self.disk / "ledger"), "kafka": {"bootstrap": self.bootstrap}}}
         self.clock.write_text("0")
         env = {"ABUSE_CLOCK": str(self.clock), "PYTHONPATH": os.pathsep.join([str(CLOCK), *filter(None, [os.environ.get("PYTHONPATH")])])}
         self.stack = Stack(self._folder, settings, RULES % 0.5, engine=False, env=env)
         self.stack.ledger_path = self.disk / "ledger"
-        self._stack_of_things.callback(self.stack.close)
-
-    @contextmanager
-    def _broker_on(self, port: int) -> Iterator[None]:
-        from tests.e2e.test_kafka import broker
-
-        with broker(port, self._folder / "broker.log") as address:
-            self.bootstrap = address
-            found = subprocess.run(["pgrep", "-f", f"tcp://{address}"], capture_output=True, text=True).stdout.split()
-            self._broker = _Process(int(found[0]))
-            yield
+        self._things.callback(self.stack.close)
 
     def _live(self) -> bool:
         return httpx.get(self.stack.admin("/live")).status_code == 200
@@ -232,9 +218,7 @@ class World:
         self.report = json.loads(done.stdout or "{}")
         records = ledgers.records(self.stack.ledger_path)
         fired = {
-            record["stream"].partition("#")[0]: record["position"]
-            for record in records
-            if record.get("rule") == "high" and record.get("event") == "fired"
+            _request(record): record["position"] for record in records if record.get("rule") == "high" and record.get("event") == "fired"
         }
         for request, position in self.found.halts.items():
             if fired.get(request) != position:
@@ -251,18 +235,14 @@ class World:
         """Each reply that a client had whole is in the ledger with its tokens, all of them judged; nothing happened to a stream twice."""
         replies = {record["request"]: record["tokens"] for record in records if record["kind"] == "reply"}
         ends = [record for record in records if (record["kind"], record.get("event")) == ("stream", "end")]
-        ended_by = {record["stream"].partition("#")[0]: record["rules"] for record in ends}
-        judged = {record["stream"].partition("#")[0]: record["judged"] for record in ends}
+        ended_by = {_request(record): record["rules"] for record in ends}
+        judged = {_request(record): record["judged"] for record in ends}
         long = {
-            record["stream"].partition("#")[0]: record["position"]
+            _request(record): record["position"]
             for record in records
             if record["kind"] == "verdict" and (record["event"], record["rule"]) == ("fired", "long")
         }
-        steady = {
-            record["stream"].partition("#")[0]: record["rules"]
-            for record in records
-            if (record["kind"], record.get("event")) == ("stream", "begin")
-        }
+        steady = {_request(record): record["rules"] for record in records if (record["kind"], record.get("event")) == ("stream", "begin")}
         missing, unfired = [], []
         for request, (tokens, ended, expected) in self.found.whole.items():
             if any(0 <= kill - ended < 1 for kill in self._kills):
@@ -288,9 +268,7 @@ class World:
             self.found.say(f"{len(again)} verdicts stand twice in the ledger, such as {again[0]}")
 
     def _published(self, wanted: set[int]) -> None:
-        from tests.e2e.test_kafka import consume
-
-        sent = {message["seq"] for message in consume(self.bootstrap, len(wanted), 60)}
+        sent = {message["seq"] for message in tansu.consume(self.bootstrap, len(wanted), 60)}
         if missing := wanted - sent:
             self.found.say(f"{len(missing)} of {len(wanted)} verdicts never reached the broker, such as {sorted(missing)[:3]}")
 
@@ -310,14 +288,9 @@ class World:
         }  # fmt: skip
 
 
-class _Process:
-    """A process of somebody else's making."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self._pid, number)
+def _request(record: dict[str, Any]) -> str:
+    """The request whose stream a record is about."""
+    return str(record["stream"]).partition("#")[0]
 
 
 def resident_mib(pid: int) -> float | None:

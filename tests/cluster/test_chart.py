@@ -97,14 +97,14 @@ def test_the_pod_of_helm_test_is_let_through(cluster: Cluster, namespace: str, w
     cluster.create(pod, namespace, dry=True)
 
 
+def pod(name: str) -> dict[str, Any]:
+    """The pod that the chart's Deployment would have, by itself."""
+    spec = render({}).at("Deployment spec/template")["spec"]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": merged(spec, {"serviceAccountName": "default"})}
+
+
 def test_pod_security_does_judge_here(cluster: Cluster, namespace: str) -> None:
-    pod = render({}).at("Deployment spec/template")
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "loose"},
-        "spec": merged(pod["spec"], {"serviceAccountName": "default"}),
-    }
+    manifest = pod("loose")
     cluster.create(manifest, namespace, dry=True)
     manifest["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     with pytest.raises(Refused, match="violates PodSecurity"):
@@ -113,13 +113,7 @@ def test_pod_security_does_judge_here(cluster: Cluster, namespace: str) -> None:
 
 def test_a_native_sidecar_is_what_the_server_takes_it_for(cluster: Cluster, namespace: str) -> None:
     """Probes are for containers that stay: an ordinary init container with one is refused, so this shows that ours is none."""
-    pod = render({}).at("Deployment spec/template")
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "ordinary"},
-        "spec": merged(pod["spec"], {"serviceAccountName": "default"}),
-    }
+    manifest = pod("ordinary")
     del manifest["spec"]["initContainers"][0]["restartPolicy"]
     with pytest.raises(Refused, match="initContainers"):
         cluster.create(manifest, namespace, dry=True)

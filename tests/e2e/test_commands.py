@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.e2e.test_kafka import OUTCOMES, broker, consume
 from tests.stack import ADMIN_TOKEN, Stack, environment, eventually, free_port
+from tests.tansu import OUTCOMES, broker, consume
 
 ROOT = Path(__file__).parents[2]
 RULES = "rules:\n- {rule: each, desc: d, when: calm.last > -99, do: alert, mode: armed}\n"

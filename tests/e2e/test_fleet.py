@@ -15,9 +15,9 @@ from monitor.sinks.scores import ScoreFeed
 from monitor.sinks.topics import create
 from probes.bank import Bank
 from probes.drift import Drift
-from tests.e2e.test_kafka import SCORES, broker, consume
 from tests.monitor.sinks.test_scores import began, frame
 from tests.stack import free_port
+from tests.tansu import SCORES, broker, consume
 
 HOME = Path(__file__).parents[2]
 PYTHON = HOME / ".venv-streams" / "bin" / "python"  # Quix Streams pins an older pydantic than ours
