@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from monitor.admin.access import Role
 from monitor.audit import keys
-from monitor.audit.archive import Archive
+from monitor.audit.archive import Archive, archived
 from monitor.audit.custody import ADMINS, NOTES, Custody
 from monitor.audit.ledger import Ledger
 from monitor.audit.retention import DAY_S
@@ -68,16 +68,16 @@ def custody_routes(custody: Custody, settle: Callable[[], None] = lambda: None) 
 
 async def keep(config: Config, custody: Custody, metrics: Metrics) -> None:
     """Copy what is sealed to the archive, and once a day let go what the retention lets go. What fails is said, counted, recorded once, and tried again."""
-    archive = config.audit.archive
+    copies = None if config.audit.archive is None else _Copies(config.audit.archive, custody, metrics)
     trouble = {"archive": "", "retention": ""}
     copied = tidied = 0.0
     told = ""
     while True:
         await asyncio.sleep(LOOK_S)
         now = time.monotonic()
-        if archive is not None and (not copied or now - copied >= archive.every_s):
+        if copies is not None and (not copied or now - copied >= copies.every_s):
             copied = now
-            trouble["archive"] = await _tried(lambda: _copy(archive, custody, metrics))
+            trouble["archive"] = await _tried(copies.make)
         if not tidied or now - tidied >= DAY_S:
             tidied = now
             trouble["retention"] = await _tried(custody.tidy)
@@ -97,9 +97,25 @@ async def _tried(work: Callable[[], None]) -> str:
     return ""
 
 
-def _copy(archive: ArchiveConfig, custody: Custody, metrics: Metrics) -> None:
-    before, size = Archive(archive.place).copy(custody.ledger.path)
-    metrics.archived.set(size)
-    if size > before:
-        to = f"{archive.endpoint}/{archive.bucket}/{archive.prefix}".rstrip("/")
-        custody.ledger.append("custody", event="archived", by="sidecar", reason="audit.archive", first=before, before=size, to=to)
+class _Copies:
+    """Copies what is new to the archive, and records that it did.
+
+    That record is not itself a reason to copy again, else a quiet ledger would grow, and a locked checkpoint be stored, at every interval.
+    """
+
+    def __init__(self, archive: ArchiveConfig, custody: Custody, metrics: Metrics) -> None:
+        self.every_s = archive.every_s
+        self._archive, self._ledger, self._metrics = archive, custody.ledger, metrics
+        self._own = -1  # the number of our newest record
+
+    def make(self) -> None:
+        if archived(self._ledger.path) == self._own == self._ledger.checkpoint.size - 1:
+            return
+        archive = self._archive
+        before, size = Archive(archive.place).copy(self._ledger.path)
+        self._metrics.archived.set(size)
+        if size > before:
+            to = f"{archive.endpoint}/{archive.bucket}/{archive.prefix}".rstrip("/")
+            self._own = self._ledger.append(
+                "custody", event="archived", by="sidecar", reason="audit.archive", first=before, before=size, to=to
+            )

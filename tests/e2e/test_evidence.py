@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_marked_prompt_is_nowhere_and_erased_content_is_gone(stack: Stack) -> 
     assert "erased or has expired" in audit(stack, "content", request, "--reason", "r", code=2)
     events = [each["event"] for each in stack.ledger("custody") if each["seq"] > before]
     assert [event for event in events if event != "archived"] == ["held", "released", "erasing", "erased", "viewed"]
-    eventually(lambda: stack.metric("barograph_ledger_sealed") == len(stack.ledger()), "all is sealed")
+    eventually(lambda: stack.metric("barograph_ledger_sealed") == len(stack.ledger()), "all is sealed", 60)
     vkey = audit(stack, "key").strip()
     assert "nothing is wrong" in barograph("audit", "verify", stack.ledger_path, "--key", vkey)
 
@@ -137,6 +138,16 @@ def test_the_archive_is_restored_and_verified(stack: Stack) -> None:
     assert "records; check them" in audit(stack, "restore", "--out", stack.folder / "copy")
     assert "nothing is wrong" in barograph("audit", "verify", stack.folder / "copy", "--key", audit(stack, "key").strip())
     assert len(audit(stack, "query", "FROM generations", "--copy", stack.folder / "copy", "--format", "json").splitlines()) >= 3
+
+
+def test_a_quiet_ledger_is_not_copied_for_the_record_of_its_copy(stack: Stack) -> None:
+    def settled() -> int:
+        records = stack.ledger()
+        return len(records) if records[-1].get("event") == "archived" and stack.metric("barograph_ledger_sealed") == len(records) else 0
+
+    size = eventually(settled, "all is copied and sealed", 60)
+    time.sleep(3)  # three intervals
+    assert len(stack.ledger()) == size
 
 
 def test_an_incident_is_packed_and_freezes(stack: Stack) -> None:
