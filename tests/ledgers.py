@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from monitor.audit import verifier
 from monitor.audit.ledger import Ledger
 from monitor.audit.note import LocalSigner
 from monitor.audit.reader import entries
 
 SIGNER = LocalSigner("example.com/barograph", bytes(range(32)))
+KEY = verifier.Key.read(SIGNER.key.vkey)
 _open: list[Ledger] = []
 
 
@@ -38,6 +40,23 @@ def said(path: Path, kept: Ledger | None = None) -> str:
 
 def records(path: Path, kept: Ledger | None = None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said(path, kept).splitlines()]
+
+
+def seqs(path: Path, kept: Ledger | None = None) -> list[int]:
+    return [each["seq"] for each in records(path, kept)]
+
+
+def right(path: Path, **more: Any) -> verifier.Report:
+    """What the verifier says of it, which is nothing against it."""
+    report = verifier.verify(path, [KEY], **more)
+    assert report.problems == []
+    return report
+
+
+def copy_of(source: Path, target: Path) -> Path:
+    """The files as they lie there."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+    return target
 
 
 @contextmanager

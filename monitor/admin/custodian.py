@@ -75,7 +75,7 @@ async def keep(config: Config, custody: Custody, metrics: Metrics) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         now = time.monotonic()
-        if copies is not None and (not copied or now - copied >= copies.every_s):
+        if copies is not None and (not copied or now - copied >= copies.archive.every_s):
             copied = now
             trouble["archive"] = await _tried(copies.make)
         if not tidied or now - tidied >= DAY_S:
@@ -104,14 +104,14 @@ class _Copies:
     """
 
     def __init__(self, archive: ArchiveConfig, custody: Custody, metrics: Metrics) -> None:
-        self.every_s = archive.every_s
-        self._archive, self._ledger, self._metrics = archive, custody.ledger, metrics
+        self.archive = archive
+        self._ledger, self._metrics = custody.ledger, metrics
         self._own = -1  # the number of our newest record
 
     def make(self) -> None:
         if archived(self._ledger.path) == self._own == self._ledger.checkpoint.size - 1:
             return
-        archive = self._archive
+        archive = self.archive
         before, size = Archive(archive.place).copy(self._ledger.path)
         self._metrics.archived.set(size)
         if size > before:

@@ -21,11 +21,10 @@ import pytest
 from monitor.audit import verifier
 from monitor.audit.ledger import Ledger
 from monitor.errors import BarographError
-from tests.ledgers import SIGNER, records
+from tests.ledgers import KEY, SIGNER, records
 from tests.stack import eventually
 
 TOOLS = ("qemu-storage-daemon", "mkfs.ext4", "losetup", "mount", "umount")
-KEY = verifier.Key.read(SIGNER.key.vkey)
 SECTOR, SIZE = 512, 12 << 20
 FLUSH, DISCARD = 1, 4
 

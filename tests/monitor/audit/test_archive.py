@@ -14,9 +14,7 @@ from monitor.audit.archive import Archive, ArchiveError, Place, _files, archived
 from monitor.audit.custody import Custody
 from monitor.audit.retention import Retention
 from tests import weed
-from tests.ledgers import SIGNER, ledger, records
-
-KEY = verifier.Key.read(SIGNER.key.vkey)
+from tests.ledgers import KEY, ledger, records
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,8 @@ from monitor.audit.tiles import bundle_path, kept_from, pack, tile_path, unpack
 from monitor.audit.unfinished import unfinished
 from monitor.audit.vault import Vault, beside
 from monitor.errors import BarographError
-from tests.ledgers import SIGNER, ledger, records
+from tests.ledgers import KEY, ledger, records
 
-KEY = verifier.Key.read(SIGNER.key.vkey)
 SOON = Retention(days=1e-9, basis="a test")
 
 

@@ -21,10 +21,8 @@ from monitor.audit.note import LocalSigner
 from monitor.audit.proof import prove
 from monitor.audit.retention import Retention
 from monitor.errors import BarographError
-from tests.ledgers import SIGNER, ledger
+from tests.ledgers import KEY, SIGNER, ledger
 from tests.monitor.audit.test_foreign import TOOL
-
-KEY = verifier.Key.read(SIGNER.key.vkey)
 
 
 def verdict(kept: Ledger, **changes: Any) -> int:

@@ -17,9 +17,8 @@ from monitor.audit import verifier
 from monitor.audit.disk import Disk
 from monitor.audit.ledger import Ledger
 from monitor.errors import BarographError
-from tests.ledgers import SIGNER, records
+from tests.ledgers import KEY, SIGNER, records
 
-KEY = verifier.Key.read(SIGNER.key.vkey)
 Step = tuple[str, Any, Any]
 
 
