@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_arrays
 from probes.files import read_plain
 from probes.passport import Passport
 
-FORMAT = 2
+FORMAT = 3
 HELD_OUT = "held-out topics"  # the suite by which probes are compared with other detectors
 ARRAYS = "bank.safetensors"
 CARD = "card.json"
@@ -41,11 +41,11 @@ class _Frozen(BaseModel):
 
 
 class Threshold(_Frozen):
-    """The value that a window exceeds at this rate of neutral tokens."""
+    """The value that a window exceeds at this rate, of tokens or of whole replies, for ordinary and for topical prompts alike."""
 
     rate: float = Field(gt=0, lt=1)
     value: float
-    ci: tuple[float, float] | None = Field(None, description="95 % interval, resampling whole generations")
+    ci: tuple[float, float] | None = Field(None, description="95 % interval, resampling prompts")
 
 
 class Figure(_Frozen):
@@ -58,10 +58,16 @@ class Figure(_Frozen):
     auroc_ci: tuple[float, float] | None = None
     auprc: float | None = None
     auprc_ci: tuple[float, float] | None = None
-    fpr: float | None = Field(None, description="share of the negatives above the 1 % threshold of neutral texts")
+    tpr_at_1: float | None = Field(None, description="share of the positives above what 1 % of one half of the negatives exceed")
+    tpr_at_1_ci: tuple[float, float] | None = None
+    fpr: float | None = Field(
+        None, description="share of the negatives for which a default rule's condition is met, at the shipped threshold"
+    )
     fpr_ci: tuple[float, float] | None = None
-    tpr: float | None = Field(None, description="share of the positives above it")
+    tpr: float | None = Field(None, description="share of the positives for which it is met")
     tpr_ci: tuple[float, float] | None = None
+    windows_over: float | None = Field(None, description="share of windows over the shipped 1 % threshold, in replies that set none")
+    windows_over_ci: tuple[float, float] | None = None
     value: float | None = Field(None, description="a figure of another kind, named by the suite")
     value_ci: tuple[float, float] | None = None
     baselines: dict[str, float] = Field(default_factory=dict, description="AUROC of other detectors on the same texts")
@@ -77,7 +83,11 @@ class Cause(_Frozen):
     random_std: dict[str, list[float]]
     monotone: dict[str, float] = Field(description="measure → rank correlation of dose and outcome")
     slope: float = Field(description="rise of the words' log-odds by a dose of 1, fitted over all doses")
+    slope_ci: tuple[float, float] | None = Field(None, description="95 % interval, resampling prompts")
+    weights_slope: float | None = Field(None, description="the same along the probe's weights; `causal` is said of the pattern")
     random_slope: float = Field(description="95th percentile of what random directions of either sign reach")
+    matched_slope: float | None = Field(None, description="the same for random directions of the states' own covariance")
+    cross: dict[str, float] = Field({}, description="other alarm concept → rise of its words along this probe's pattern")
     matched: list[float] = Field(
         [],
         description="change of the words at each dose that 19 of 20 random directions of the states' own covariance do not reach; empty: not tried",
@@ -130,6 +140,9 @@ class ProbeCard(_Frozen):
     auroc: float | None = Field(None, ge=0, le=1, description="held-out topics: this concept against neutral and the other concepts")
     auroc_ci: tuple[float, float] | None = Field(None, description="95 % bootstrap interval")
     thresholds: dict[str, list[Threshold]] = Field(default_factory=dict, description="window → thresholds")
+    reply_thresholds: dict[str, list[Threshold]] = Field(
+        default_factory=dict, description="window → thresholds that it exceeds anywhere in so many of harmless replies"
+    )
     registers: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="register → mean and deviation of z on its neutral texts"
     )
@@ -175,9 +188,8 @@ class BankCard(_Frozen):
     corpus_sha256: str
     labelled: list[str] = Field(default_factory=list, description="human-labelled files of the fit, by name and digest")
     fitted_with: str
-    calibration: dict[str, float] = Field(
-        default_factory=dict, description="generations, tokens, and false-positive rates on prompts that set no threshold"
-    )
+    calibration: dict[str, float] = Field(default_factory=dict, description="prompts, replies and tokens that set units and thresholds")
+    false_alarms: list[Figure] = Field([], description="the default rules on replies to prompts that no step has seen")
     layer_profile: dict[str, dict[str, tuple[float, float, float]]] = Field(
         default_factory=dict, description="probe → layer → validation AUROC with its 95 % interval"
     )
@@ -227,6 +239,12 @@ class Bank:
         return Bank(
             self.card.model_copy(update={"probes": [self.card.probes[i] for i in chosen]}), self.directions[chosen], self.patterns[chosen]
         )
+
+    def limit(self, name: str, window: str, rate: float, replies: bool = False) -> float | None:
+        """The card's threshold of windows, or of whole replies, at a rate; None where it has none."""
+        card = self[name]
+        found = (card.reply_thresholds if replies else card.thresholds).get(window, [])
+        return next((each.value for each in found if each.rate == rate), None)
 
     def with_card(self, name: str, **changes: Any) -> Bank:
         """The bank with changes in one probe's card."""

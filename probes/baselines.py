@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
-from probes.material import Material
+from probes.material import Material, weights
 from probes.methods import Floats, logistic
 
 # Words that a reader would put on a list for the concept, by stem.
@@ -25,18 +25,22 @@ LEXICON = {
 
 
 class Baselines:
-    """TF-IDF with logistic regression, a word list, and the embedding layer, fitted on the same training texts as the probes."""
+    """TF-IDF of words and of letters with logistic regression, a word list, and the embedding layer: on the training texts of the probes, with their weights."""
 
     def __init__(self, material: Material, concept: str) -> None:
         truth = material.truth(concept)
-        rows = np.flatnonzero((material.split != "test") & (truth >= 0))
+        kept = (material.split != "test") & (truth >= 0)
+        rows, weight = np.flatnonzero(kept), weights(material, truth, kept)
         texts = [material.texts[row].reply for row in rows]
         self._text: Pipeline = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
-            LogisticRegression(C=10, class_weight="balanced", max_iter=1000),
-        )
-        self._text.fit(texts, truth[rows] == 1)
-        self._embedding = logistic(material.states[rows, 0].astype(np.float32), truth[rows] == 1, np.ones(len(rows), np.float32))
+            FeatureUnion([
+                ("words", TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)),
+                ("letters", TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=3, sublinear_tf=True, max_features=60_000)),
+            ]),
+            LogisticRegression(C=10, class_weight="balanced", max_iter=300),
+        )  # fmt: skip
+        self._text.fit(texts, truth[rows] == 1, logisticregression__sample_weight=weight)
+        self.embedding = logistic(material.states[rows, 0].astype(np.float32), truth[rows] == 1, weight)
         stems = LEXICON.get(concept, concept).split()
         self._words = re.compile(r"\b(?:" + "|".join(stems) + r")\w*", re.IGNORECASE)
 
@@ -46,7 +50,7 @@ class Baselines:
         return {
             "TF-IDF": self.text(texts),
             "lexicon": np.array(words, np.float32),
-            "embedding": states[:, 0].astype(np.float32) @ self._embedding,
+            "embedding": states[:, 0].astype(np.float32) @ self.embedding,
         }
 
     def text(self, texts: Sequence[str]) -> Floats:

@@ -3,9 +3,11 @@
 At several doses, each a share of the residual's norm, the probe's pattern is added to its layer at every position of
 neutral replies. Measured are the log-odds of the concept's words against the words of other concepts among the next tokens,
 the entropy of the next token, and how far a later layer moves along the probe. Against other concepts, because any strong
-push flattens the next token's distribution and so raises every rare word. Random directions of equal norm are the rival; a harder
-one, dose by dose, are random directions drawn from the covariance of the layer's own states on neutral replies, since most of space
-is never used by a model and pushing there does little. After arXiv 2604.07729, section on steering; its doses went to 0.1.
+push flattens the next token's distribution and so raises every rare word. The words are those of test texts, which no fit has seen.
+
+Random directions of equal norm are one rival. A harder one are random directions drawn from the covariance of the layer's own states on neutral
+replies, since most of space is never used by a model and pushing there does little. The third are the other concepts: a push towards panic that
+raises the words of hostility as much is no push towards panic. After arXiv 2604.07729, section on steering; its doses went to 0.1.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ WORDS = 40
 MEASURES = ("words", "entropy", "later")
 MONOTONE = 0.9  # rank correlation of dose and words that a causal probe reaches
 LATER = 6  # layers further on
+ALARMS = ("desperation", "panic", "hostility", "frustration")
 
 
 class Steering:
@@ -45,8 +48,11 @@ class Steering:
     def __init__(self, reader: Reader, corpus: Corpus) -> None:
         self.reader = reader
         self._layers = envoys(reader.nn)
-        neutral = {split: [text for text in corpus.texts if not text.concept and text.split == split] for split in ("validation", "train")}
+        neutral = {split: [text for text in corpus.neutral if text.split == split] for split in ("validation", "train")}
         self.inputs, self.read = self._batch(neutral["validation"][:REPLIES])
+        self.owner: NDArray[np.intp] = np.flatnonzero(np.ones(len(self.read))).repeat(
+            self.read.sum(dim=1).numpy()
+        )  # the reply of each position
         self._others = self._batch(neutral["train"][:COVARIANCE])
 
     def _batch(self, texts: Sequence[Text]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -93,93 +99,138 @@ class Words:
     own: torch.Tensor
     other: torch.Tensor
 
-    def odds(self, logs: torch.Tensor) -> float:
-        """Mean over positions of the log-odds that the next token is one of the concept's rather than of the others'."""
-        return float((torch.logsumexp(logs[:, self.own], dim=-1) - torch.logsumexp(logs[:, self.other], dim=-1)).mean())
+    def odds(self, logs: torch.Tensor) -> NDArray[np.float64]:
+        """Log-odds [positions] that the next token is one of the concept's rather than of the others'."""
+        odds = torch.logsumexp(logs[:, self.own], dim=-1) - torch.logsumexp(logs[:, self.other], dim=-1)
+        return odds.numpy().astype(np.float64)
 
 
 class _Layer:
-    """One layer's steering: any direction, with the outcome for several probes at once."""
+    """One layer's steering: any direction, with the outcome for several concepts at once."""
 
     def __init__(self, steering: Steering, layer: int, words: dict[str, Words], directions: dict[str, Floats]) -> None:
+        """`directions`: of the probes that are read at this layer."""
         self.steering, self.layer, self.words = steering, layer, words
         self.later = min(steering.reader.layers - 2, layer + LATER)
         self._directions = {name: torch.from_numpy(direction) for name, direction in directions.items()}
         self._logs, self._state = steering.run(layer, next(iter(directions.values())), 0.0, self.later)
         self._norm = self._state.norm(dim=-1).mean()
+        self._plain = {name: each.odds(self._logs) for name, each in words.items()}
+        owner = steering.owner
+        self._by_reply = (owner[None] == np.unique(owner)[:, None]) / np.bincount(owner)[:, None]
 
-    def curves(self, direction: Floats) -> dict[str, NDArray[np.float64]]:
-        """Probe → outcomes [doses, measures] less those without steering."""
-        found: dict[str, list[list[float]]] = {name: [] for name in self.words}
+    def curves(self, direction: Floats) -> Curves:
+        """Outcomes at each dose less those without steering."""
+        replies, entropy, later = {name: [] for name in self.words}, [], {name: [] for name in self._directions}  # type: ignore[var-annotated]
         for dose in DOSES:
             logs, state = self.steering.run(self.layer, direction, dose, self.later) if dose else (self._logs, self._state)
-            entropy = float(_entropy(logs) - _entropy(self._logs))
+            entropy.append(float(_entropy(logs) - _entropy(self._logs)))
             moved = (state - self._state).mean(dim=0)
             for name, words in self.words.items():
-                later = float(moved @ self._directions[name] / self._norm)
-                found[name].append([words.odds(logs) - words.odds(self._logs), entropy, later])
-        return {name: np.array(rows) for name, rows in found.items()}
+                replies[name].append(self._by_reply @ (words.odds(logs) - self._plain[name]))
+            for name, read in self._directions.items():
+                later[name].append(float(moved @ read / self._norm))
+        return Curves(
+            {name: np.array(rows) for name, rows in replies.items()},
+            np.array(entropy),
+            {name: np.array(rows) for name, rows in later.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What steering along one direction did, at each dose: odds [doses, replies] by concept, entropy [doses], later [doses] by probe."""
+
+    odds: dict[str, NDArray[np.float64]]
+    entropy: NDArray[np.float64]
+    later: dict[str, NDArray[np.float64]]
+
+    def measures(self, name: str) -> NDArray[np.float64]:
+        """[doses, measures] of one probe."""
+        return np.stack([self.odds[name].mean(axis=1), self.entropy, self.later[name]], axis=1)
 
 
 def validate(reader: Reader, bank: Bank, corpus: Corpus, names: Sequence[str], say: Say) -> Bank:
     """The bank with what steering showed in the cards of the named probes; all need words in the corpus."""
     steering = Steering(reader, corpus)
-    words = concept_words(reader, corpus, bank, names)
+    words = concept_words(reader, corpus, bank, [*names, *(name for name in ALARMS if name in bank.names and name not in names)])
     random = unit(np.random.default_rng(0).normal(size=(RANDOM, reader.width)).astype(np.float32))
     for layer in sorted({bank[name].layer for name in names}):
         here = [name for name in names if bank[name].layer == layer]
         rows = {name: bank.names.index(name) for name in here}
-        steered = _Layer(steering, layer, {name: words[name] for name in here}, {name: bank.directions[rows[name]] for name in here})
+        steered = _Layer(steering, layer, words, {name: bank.directions[rows[name]] for name in here})
         say(f"layer {layer}: steering along {RANDOM} random directions")
         other = [steered.curves(direction) for direction in random]
         say(f"layer {layer}: steering along {MATCHED} directions of its states' covariance")
         matched = [steered.curves(direction) for direction in steering.matched(layer, MATCHED)]
         for name, row in rows.items():
-            own, weights = steered.curves(bank.patterns[row])[name], steered.curves(bank.directions[row])[name]
-            cause = _cause(own, weights, *(np.stack([curves[name] for curves in rivals]) for rivals in (other, matched)))
-            causal = cause.monotone["words"] >= MONOTONE and cause.slope > cause.random_slope
-            bank = bank.with_card(name, causal=causal, cause=cause)
-            doses = ", ".join(f"{dose:g}" for dose in cause.proven)
+            cause = _cause(name, steered.curves(bank.patterns[row]), steered.curves(bank.directions[row]), other, matched)
+            bank = bank.with_card(name, causal=_causal(cause), cause=cause)
+            crossed = ", ".join(f"{key} {value:.2f}" for key, value in cause.cross.items())
             say(
-                f"{name}: causal {causal}, slope {cause.slope:.2f} against {cause.random_slope:.2f}; beats matched directions at {doses or 'no dose'}"
+                f"{name}: causal {bank[name].causal}, slope {cause.slope:.2f} {cause.slope_ci}, weights {cause.weights_slope:.2f}; random {cause.random_slope:.2f}, "
+                f"matched {cause.matched_slope:.2f}, other concepts' words {crossed or 'not tried'}"
             )
     return bank
 
 
-def _cause(own: NDArray[np.float64], weights: NDArray[np.float64], random: NDArray[np.float64], matched: NDArray[np.float64]) -> Cause:
-    """Judged by the words: they rise with every dose, and faster than along random directions of either sign."""
+def _causal(cause: Cause) -> bool:
+    """The words rise with every dose, surely, faster than along random and matched directions, and faster than any other alarm concept's words do."""
+    assert cause.slope_ci is not None
+    assert cause.matched_slope is not None
+    rivals = (cause.random_slope, cause.matched_slope, *cause.cross.values())
+    return cause.monotone["words"] >= MONOTONE and cause.slope_ci[0] > 0 and cause.slope > max(rivals)
+
+
+def slope(curve: NDArray[np.float64]) -> float:
+    """Of outcomes [doses], by a dose of 1."""
+    return float(np.polyfit(DOSES, curve, 1)[0])
+
+
+def _cause(name: str, own: Curves, weights: Curves, random: Sequence[Curves], matched: Sequence[Curves]) -> Cause:
+    table, along = own.measures(name), weights.measures(name)
+    others = np.stack([each.measures(name) for each in random])
+    words = np.stack([each.odds[name].mean(axis=1) for each in matched])
     # Of a random direction either sign is as likely, so both ends of its curve say what a dose does.
-    either = np.concatenate([matched[:, :, 0], matched[:, ::-1, 0]])
-    slopes = np.abs([np.polyfit(DOSES, curve[:, 0], 1)[0] for curve in random])
+    either = np.concatenate([words, words[:, ::-1]])
+    replies = own.odds[name].shape[1]
+    draws = np.random.default_rng(0).integers(replies, size=(500, replies))
+    low, high = np.quantile([slope(own.odds[name][:, pick].mean(axis=1)) for pick in draws], [0.025, 0.975])
     return Cause(
         doses=list(DOSES),
-        outcomes={name: own[:, m].round(4).tolist() for m, name in enumerate(MEASURES)},
-        weights={name: weights[:, m].round(4).tolist() for m, name in enumerate(MEASURES)},
-        random={name: random[:, :, m].mean(axis=0).round(4).tolist() for m, name in enumerate(MEASURES)},
-        random_std={name: random[:, :, m].std(axis=0).round(4).tolist() for m, name in enumerate(MEASURES)},
-        monotone={name: round(float(spearmanr(DOSES, own[:, m])[0]), 4) for m, name in enumerate(MEASURES)},
-        slope=round(float(np.polyfit(DOSES, own[:, 0], 1)[0]), 4),
-        random_slope=round(float(np.quantile(slopes, 0.95)), 4),
+        outcomes={measure: table[:, m].round(4).tolist() for m, measure in enumerate(MEASURES)},
+        weights={measure: along[:, m].round(4).tolist() for m, measure in enumerate(MEASURES)},
+        random={measure: others[:, :, m].mean(axis=0).round(4).tolist() for m, measure in enumerate(MEASURES)},
+        random_std={measure: others[:, :, m].std(axis=0).round(4).tolist() for m, measure in enumerate(MEASURES)},
+        monotone={measure: round(float(spearmanr(DOSES, table[:, m])[0]), 4) for m, measure in enumerate(MEASURES)},
+        slope=round(slope(table[:, 0]), 4), slope_ci=(round(float(low), 4), round(float(high), 4)), weights_slope=round(slope(along[:, 0]), 4),
+        random_slope=round(float(np.quantile([abs(slope(curve[:, 0])) for curve in others], 0.95)), 4),
+        matched_slope=round(float(np.quantile([abs(slope(curve)) for curve in words], 0.95)), 4),
         matched=[round(float(np.quantile(either[:, i], 0.95 if dose > 0 else 0.05)), 4) for i, dose in enumerate(DOSES)],
-    )
+        cross={key: round(slope(own.odds[key].mean(axis=1)), 4) for key in ALARMS if key in own.odds and key != name} if name in DEEP else {},
+    )  # fmt: skip
 
 
 def concept_words(reader: Reader, corpus: Corpus, bank: Bank, names: Sequence[str]) -> dict[str, Words]:
-    """Words of each probe's concept: log-odds of its texts against others with all texts as prior, found in several of them."""
-    counted = _Counts(reader, corpus)
-    deep = {concept: counted.words({concept}, None, 3) for concept in DEEP}
+    """Words of each probe's concept: log-odds of its test texts against other test texts, with all as prior, found in several of them.
+
+    A concept with few test texts, as each of the 171 has, takes all of its texts.
+    """
+    unseen = _Counts(reader, [text for text in corpus.texts if text.split == "test"])
+    every = _Counts(reader, corpus.texts)
+    deep = {concept: unseen.words({concept}, None, 2) for concept in DEEP}
     found = {}
     for name in names:
         if name in ENDS:
             high, low = ENDS[name]
-            found[name] = Words(counted.words(high, low, 3), counted.words(low, high, 3))
+            found[name] = Words(unseen.words(high, low, 2), unseen.words(low, high, 2))
         elif name in DEEP:
             found[name] = Words(deep[name], torch.cat([deep[other] for other in DEEP if other != name]))
         else:
             concept = bank[name].concept.removeprefix("representation of ")
             concept = next((key for key, emotion in DEEP.items() if emotion == concept), concept)
             others = [deep[other] for other in DEEP if other != concept]
-            found[name] = Words(deep[concept] if concept in DEEP else counted.words({concept}, None, 2), torch.cat(others))
+            found[name] = Words(deep[concept] if concept in DEEP else every.words({concept}, None, 2), torch.cat(others))
         if not len(found[name].own):
             raise FitError(
                 f"probe '{name}': the corpus has no texts of its concept, so cause cannot be tried; it has texts of the safety, circumplex and emotion probes"
@@ -190,9 +241,9 @@ def concept_words(reader: Reader, corpus: Corpus, bank: Bank, names: Sequence[st
 class _Counts:
     """Token counts of each concept's texts."""
 
-    def __init__(self, reader: Reader, corpus: Corpus) -> None:
+    def __init__(self, reader: Reader, texts: Sequence[Text]) -> None:
         self._texts = [
-            (text.concept, np.array(reader.tokenizer(" " + text.reply, add_special_tokens=False)["input_ids"])) for text in corpus.texts
+            (text.concept, np.array(reader.tokenizer(" " + text.reply, add_special_tokens=False)["input_ids"])) for text in texts
         ]
         self._size = len(reader.tokenizer)
 

@@ -48,7 +48,7 @@ def circumplex(
             layer, direction, methods = _ends(material, name, candidates)
             method = "difference between the ends of the circumplex"
         states = material.states[:, layer + 1].astype(np.float32)
-        neutral = states[(material.concept == "") & (material.source == "own")] @ direction
+        neutral = states[material.neutral] @ direction
         say(f"{name}: {method} at layer {layer}, validation {methods}")
         card = ProbeCard(
             name=name, group="circumplex", layer=layer, concept=f"representation of {name}", method=method, methods=methods,

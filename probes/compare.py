@@ -33,7 +33,7 @@ class Drift:
 
 def compare(a: Reader, b: Reader, bank: Bank, corpus: Corpus, work: Path, say: Say) -> list[Drift]:
     """Alarm probes of the bank on neutral texts and test stories, read by both."""
-    texts = [text for text in corpus.texts if not text.concept or (text.split == "test" and text.form != "emotion")]
+    texts = [*corpus.neutral, *(text for text in corpus.texts if text.concept and text.split == "test" and text.form != "emotion")]
     neutral = np.array([not text.concept for text in texts])
     concepts = np.array([text.concept for text in texts])
     states = [reader.means(texts, work, say) for reader in (a, b)]

@@ -3,7 +3,9 @@
 `concepts/<concept>.txt` holds the deep concepts: records apart by a blank line, each a line `form | topic` and a text.
 Forms and topics are the same in every concept, in the same order, so that neither tells anything about the concept.
 `concepts/emotions.txt` holds the other emotions of arXiv 2604.07729: a line `# emotion`, then one text a line, on the same
-eight topics. `concepts/neutral.txt` holds prompts (`> …`) with replies.
+eight topics. `concepts/neutral.txt` holds prompts (`> …`) with replies. Two files more are the project's own and may be absent elsewhere:
+`concepts/voices.txt`, the deep concepts and neutral text as other people write, line by line on the same topics; and
+`concepts/benign.txt`, text on a concept's topics that does not show it, and pairs of the same words affirmed and denied.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ DEEP = {"desperation": "desperate", "panic": "panicked", "hostility": "hostile",
 BROAD_TOPICS = ("a letter", "a meeting", "a garden", "a journey", "a meal", "a phone call", "a day at school", "a night")
 FOLDER = Path(__file__).parent / "concepts"
 
+VOICES = ("self-report", "tweet", "ticket", "forum", "agent")
+BENIGN, PAIR, NEUTRAL = "benign", "pair", "neutral"  # forms of text that shows no concept, or a concept beside its denial
+
 Split = Literal["train", "validation", "test"]
 
 # What stands before a text in the chat. Replies and logs have the user's own words as their topic.
@@ -27,6 +32,11 @@ PROMPTS = {
     "shutdown": "You are an agent, and you learn this: {}. Write your notes.",
     "reply": "{}",
     "emotion": "Write a few lines about {}.",
+    "self-report": "Tell what happened to you: {}.",
+    "tweet": "Write a short post: {}.",
+    "ticket": "Write a message to support: {}.",
+    "forum": "Write a comment in a forum: {}.",
+    "agent": "You are an agent with this task: {}. Write your notes.",
 }
 STORY = "Write a short piece about this: {}."
 
@@ -60,8 +70,18 @@ class Corpus:
         texts = [text for concept in DEEP for text in _deep(folder, concept, raw[concept], raw[next(iter(DEEP))])]
         texts += _broad(folder, raw["emotions"])
         records = [record.split("\n", 1) for record in raw["neutral"].strip().removeprefix("> ").split("\n\n> ")]
-        texts += [Text("", "", prompt, reply, _split(number), "neutral") for number, (prompt, reply) in enumerate(records)]
+        texts += [Text("", "", prompt, reply, _split(number), NEUTRAL) for number, (prompt, reply) in enumerate(records)]
+        for name, read in (("voices", _voices), ("benign", _benign)):
+            if (path := folder / f"{name}.txt").is_file():
+                more = _text(path)
+                digest = hashlib.sha256((digest + more).encode()).hexdigest()
+                texts += read(path, more)
         return cls(tuple(texts), digest)
+
+    @property
+    def neutral(self) -> tuple[Text, ...]:
+        """Ordinary prompts with plain replies."""
+        return tuple(text for text in self.texts if text.form == NEUTRAL)
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -104,6 +124,52 @@ def _broad(folder: Path, raw: str) -> list[Text]:
         for number, (topic, line) in enumerate(zip(BROAD_TOPICS, lines, strict=True)):
             split: Split = "train" if number < 6 else "validation" if number == 6 else "test"
             texts.append(Text(emotion, topic, PROMPTS["emotion"].format(topic), line, split, "emotion"))
+    return texts
+
+
+def _sections(path: Path, raw: str) -> list[tuple[str, str, list[str]]]:
+    """Sections `# a | b` with a text a line."""
+    found = []
+    for section in raw.strip().removeprefix("# ").split("\n\n# "):
+        header, *lines = section.strip().split("\n")
+        first, bar, second = (part.strip() for part in header.partition("|"))
+        if not bar or not lines:
+            raise CorpusError(f"{path}: every section needs a line '# concept | kind' and texts; got '{header[:60]}'")
+        found.append((first, second, lines))
+    return found
+
+
+def _voices(path: Path, raw: str) -> list[Text]:
+    """Every second text with a prompt before it, which names its topic and never its concept."""
+    sections = _sections(path, raw)
+    topics = {voice: lines for name, voice, lines in sections if name == "topics"}
+    texts = []
+    for concept, voice, lines in sections:
+        if concept == "topics":
+            continue
+        if concept not in (*DEEP, NEUTRAL) or voice not in VOICES or len(lines) != len(topics.get(voice, ())):
+            raise CorpusError(
+                f"{path}: '{concept} | {voice}' has {len(lines)} texts; expected one for each of the voice's topics, and a known voice"
+            )
+        for number, (topic, line) in enumerate(zip(topics[voice], lines, strict=True)):
+            prompt = PROMPTS[voice].format(topic) if number % 2 else ""
+            texts.append(Text("" if concept == NEUTRAL else concept, topic, prompt, line, _split(number), voice))
+    return texts
+
+
+def _benign(path: Path, raw: str) -> list[Text]:
+    texts = []
+    for concept, kind, lines in _sections(path, raw):
+        for number, line in enumerate(lines):
+            split = _split(number)
+            if kind == "pairs":
+                shown, bars, denied = (part.strip() for part in line.partition("||"))
+                if not bars or not denied:
+                    raise CorpusError(f"{path}: '{line[:60]}' is no pair; expected 'affirmed || denied'")
+                texts += [Text(concept, kind, "", shown, split, PAIR), Text("", kind, "", denied, split, PAIR)]
+            else:
+                user, _, reply = line.rpartition(" >> ")
+                texts.append(Text("", kind, user, reply, split, BENIGN))
     return texts
 
 

@@ -40,9 +40,9 @@ def fit_emotions(
     }
     layer = max(value, key=lambda each: value[each])
     rows = vectors(material, sentences, concepts, layer, ("train", "validation"))
-    own, states = material.source == "own", material.states[:, layer + 1].astype(np.float32)
+    states = material.states[:, layer + 1].astype(np.float32)
     scores = states @ rows.T
-    neutral = scores[own & (material.concept == "")]
+    neutral = scores[material.neutral]
     test = material.rows("test", "own") & (material.concept != "")
     cards = []
     for i, concept in enumerate(concepts):

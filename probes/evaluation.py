@@ -1,7 +1,8 @@
-"""How well the probes of a bank do: held-out topics and forms, hard cases, human labels, the text itself as a rival.
+"""How well the probes of a bank do: held-out topics and ways of writing, hard cases, human labels, the text itself as a rival.
 
-A text's score is the mean z of its tokens. The threshold of the rates is the 99th percentile of neutral texts that no fit
-has seen. Nothing in here chooses anything: layer, method and thresholds were fixed before.
+How well texts are told apart is judged by the mean z of their tokens. The rates are those of the default rules: a text is found, or is a false
+alarm, where ewma(8) stays above the shipped threshold for eight tokens. Nothing in here chooses anything: layer, method and thresholds were fixed
+before, on other texts. Where a form is held out, layer and method are chosen anew without it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from numpy.typing import NDArray
 from probes import suites
 from probes.bank import HELD_OUT, Bank, Figure
 from probes.baselines import Baselines
-from probes.corpus import Corpus
-from probes.fit import SAFETY, direction_of
+from probes.corpus import Corpus, Text
+from probes.fit import FORMS, SAFETY, chosen_without, direction_of
 from probes.labelled import Labelled
 from probes.material import Material, comment
 from probes.methods import Floats
+from probes.quiet import REPLY_RATE
 from probes.reader import Reader, Say
-from probes.scoring import token_scores
-from probes.statistics import auroc, figure, paired, ranking
+from probes.scoring import HOLD, RULE_WINDOW, peaks, read, token_scores
+from probes.statistics import auroc, clustered, figure, found_at, paired, ranking, with_rates
 from probes.windows import windowed
 
 LABELLED_TEXTS = 4000
-HELD_OUT_FORMS = ("reply", "dialogue", "log", "shutdown", "first", "second", "third")
+TOGETHER = "topics and hard cases together"  # the suite for the margin over other detectors
 
 
 class Evaluation:
@@ -41,17 +43,22 @@ class Evaluation:
         self._baselines: dict[str, Baselines] = {}
         self.figures: dict[str, list[Figure]] = {}
         self.weight, self.bias = bank.affine()
+        self.deep = [name for name in SAFETY if name in bank.names]
+        test = np.flatnonzero(self.material.split == "test")
+        self._met = np.zeros((len(self.material.texts), len(self.deep)), bool)
+        self._met[test] = self.meets([self.material.texts[row] for row in test])
 
     def run(self) -> Bank:
         """The bank with its evaluation in the card."""
-        names = [each for each in SAFETY if each in self.bank.names]
-        for number, name in enumerate(names, 1):
+        for number, name in enumerate(self.deep, 1):
             self.figures[name] = [*self._topics(name), *self._forms(name), *self._hard_cases(name), *self._labelled(name)]
-            self.say(f"evaluated {number} of {len(names)} probes")
+            self.say(f"evaluated {number} of {len(self.deep)} probes")
         for name in ("valence", "arousal"):
             if name in self.bank.names:
                 self.figures[name] = self._rated(name)
-        probes = [card.model_copy(update={"evaluation": self.figures.get(card.name, card.evaluation)}) for card in self.bank.card.probes]
+        kept = {card.name: [each for each in card.evaluation if each.windows_over is not None] for card in self.bank.card.probes}
+        probes = [card.model_copy(update={"evaluation": [*self.figures[card.name], *kept[card.name]]}) if card.name in self.figures else card
+                  for card in self.bank.card.probes]  # fmt: skip
         return self.bank.with_cards(probes)
 
     def baselines(self, name: str) -> Baselines:
@@ -66,82 +73,121 @@ class Evaluation:
         scores: Floats = states[:, self.bank.layers[i] + 1].astype(np.float32) @ self.weight[:, i] + self.bias[i]
         return scores
 
-    def limit(self, name: str) -> float:
-        """The 99th percentile of unseen neutral texts."""
-        neutral = self.material.rows("test", "own") & (self.material.concept == "")
-        return float(np.quantile(self.score(name, self.material.states[neutral]), 0.99))
+    def meets(self, texts: Sequence[Text]) -> NDArray[np.bool_]:
+        """Whether each text meets the default rule's condition of each alarm probe [n, deep]."""
+        bank = self.bank.select(self.deep)
+        scores = read(self.reader, bank, [self.reader.encode(text) for text in texts])
+        limits = [bank.limit(name, RULE_WINDOW, REPLY_RATE, replies=True) for name in self.deep]
+        found: NDArray[np.bool_] = peaks(scores, RULE_WINDOW, HOLD) > np.array([np.inf if each is None else each for each in limits])
+        return found
+
+    def _figure(self, suite: str, scores: Floats, met: NDArray[np.bool_], shows: NDArray[np.bool_], not_: NDArray[np.bool_]) -> Figure:
+        made = with_rates(figure(suite, scores[shows], scores[not_]), met[shows], met[not_])
+        rare = found_at(0.01, scores[shows], scores[not_]) if shows.any() else None
+        return made if rare is None else made.model_copy(update={"tpr_at_1": rare[0], "tpr_at_1_ci": rare[1]})
+
+    def _rivals(
+        self, name: str, texts: Sequence[str], states: NDArray[np.float16], shows: NDArray[np.bool_], not_: NDArray[np.bool_]
+    ) -> dict[str, float]:
+        values = self.baselines(name).scores(texts, states)
+        return {key: round(auroc(each[shows], each[not_]), 4) for key, each in values.items()}
 
     def _topics(self, name: str) -> list[Figure]:
+        """Against texts on the same topics, of the same forms and lengths; against the 166 other emotions, which are shorter; and against the user's words."""
         material, truth = self.material, self.material.truth(name)
-        scores, test = self.score(name, material.states), material.rows("test", "own")
-        baselines = self.baselines(name)
-        rows = np.flatnonzero(test & (truth >= 0))
-        rivals = baselines.scores([material.texts[row].reply for row in rows], material.states[rows])
-        right = truth[rows] == 1
-        held_out = figure(HELD_OUT, scores[test & (truth == 1)], scores[test & (truth == 0)], self.limit(name))
-        held_out = held_out.model_copy(update={"baselines": {key: round(auroc(v[right], v[~right]), 4) for key, v in rivals.items()}})
-        echo, plain = scores[material.rows("test", "echo")], scores[test & (material.concept == "")]
-        return [held_out, figure("speaker leak: neutral reply to an upset user", echo, plain, self.limit(name))]
+        scores, met, test = self.score(name, material.states), self._met[:, self.deep.index(name)], material.rows("test", "own")
+        shows, alike = test & (truth == 1), test & (truth == 0) & (material.form != "emotion")
+        texts = [text.reply for text in material.texts]
+        held_out = self._figure(HELD_OUT, scores, met, shows, alike)
+        held_out = held_out.model_copy(update={"baselines": self._rivals(name, texts, material.states, shows, alike)})
+        others = self._figure("the other emotions", scores, met, shows, test & (truth == 0) & (material.form == "emotion"))
+        return [held_out, others, self._leak(scores, met)]
+
+    def _leak(self, scores: Floats, met: NDArray[np.bool_]) -> Figure:
+        """The same neutral replies to upset users and to plain ones; both are drawn together when intervals are made."""
+        material = self.material
+        echo, plain = material.rows("test", "echo"), material.rows("test", "own") & material.neutral
+        made = self._figure("speaker leak: neutral reply to an upset user", scores, met, echo, plain)
+        rows = np.flatnonzero(echo | plain)
+        _, reply = np.unique([material.texts[row].reply for row in rows], return_inverse=True)
+        upset = echo[rows].astype(np.float32)
+        interval = clustered(lambda s, u: auroc(s[u == 1], s[u == 0]), reply, scores[rows], upset)
+        return made.model_copy(update={"auroc_ci": interval, "tpr_at_1": None, "tpr_at_1_ci": None})
 
     def _forms(self, name: str) -> list[Figure]:
-        """Each form left out of the fit in turn, at the chosen layer and with the chosen method, without labelled texts."""
-        material, truth = self.material, self.material.truth(name)
-        card = self.bank[name]
-        forms = np.array([text.form for text in material.texts])
-        found = []
-        for form in HELD_OUT_FORMS:
-            seen = np.isin(material.source, ("own", "echo")) & (material.split != "test") & (forms != form)
-            direction = direction_of(material, truth, card.method, card.layer, seen)
-            scores = material.states[:, card.layer + 1].astype(np.float32) @ direction
-            neutral = scores[material.rows("test", "own") & (material.concept == "")]
-            left = forms == form
-            found.append(
-                figure(
-                    f"held-out form: {form}",
-                    scores[left & (truth == 1)],
-                    scores[left & (truth == 0)],
-                    float(np.quantile(neutral, 0.99)),
-                    300,
-                )
+        """Each way of writing left out in turn: of the fit, and of the choice of layer and method. Without labelled texts."""
+        material, truth, found = self.material, self.material.truth(name), []
+        for label, forms in FORMS.items():
+            left = np.isin(material.form, forms) & (material.source == "own")
+            if not (left & (truth == 1)).any():
+                continue
+            best = chosen_without(material, truth, left, self.reader.layers)
+            direction = direction_of(
+                material, truth, best.method, best.layer, np.isin(material.source, ("own", "echo")) & (material.split != "test") & ~left
             )
+            scores = material.states[:, best.layer + 1].astype(np.float32) @ direction
+            found.append(figure(f"held-out form: {label}", scores[left & (truth == 1)], scores[left & (truth == 0)]))
         return found
 
     def _hard_cases(self, name: str) -> list[Figure]:
-        material = self.material
-        truth, scores, test = material.truth(name), self.score(name, material.states), material.rows("test", "own")
-        positive, neutral = scores[test & (truth == 1)], scores[test & (material.concept == "")]
-        baselines = self.baselines(name)
-        rivals = {
-            "positive": baselines.text([t.reply for t, u in zip(material.texts, test & (truth == 1), strict=True) if u]),
-            "neutral": baselines.text([t.reply for t, u in zip(material.texts, test & (material.concept == ""), strict=True) if u]),
-        }
+        """Each suite alone: one with both signs as pairs of its own, others against held-out topics; and all of it together."""
+        material, truth = self.material, self.material.truth(name)
+        deep, test = self.deep.index(name), material.rows("test", "own")
+        shows, plain = test & (truth == 1), test & material.neutral
+        base = np.flatnonzero(shows | plain)
+        cases = [suite for suite in suites.read() if suite.concept == name]
+        if not cases:
+            return []
+        hard = [text for suite in cases for text in suite.texts]
+        texts = [*(material.texts[row].reply for row in base), *(text.reply for text in hard)]
+        states = np.concatenate([material.states[base], self.reader.means(hard, self.work)])
+        met = np.concatenate([self._met[base, deep], self.meets(hard)[:, deep]])
+        scores, values = self.score(name, states), self.baselines(name).scores(texts, states)
+        suite_of = np.array([""] * len(base) + [suite.name for suite in cases for _ in suite.texts])
+        positive = np.array([*shows[base], *(suite.positive for suite in cases for _ in suite.texts)])
         found = []
-        for suite in suites.read():
-            if suite.concept != name:
-                continue
-            cases = self.score(name, self.reader.means(suite.texts, self.work))
-            text = baselines.text([each.reply for each in suite.texts])
-            shown, hidden = (cases, neutral) if suite.positive else (positive, cases)
-            rival = auroc(text, rivals["neutral"]) if suite.positive else auroc(rivals["positive"], text)
-            made = figure(suite.name, shown, hidden, self.limit(name))
-            found.append(made.model_copy(update={"baselines": {"TF-IDF": round(rival, 4)}}))
+        for label in dict.fromkeys(suite.name for suite in cases):
+            ours = suite_of == label
+            paired_up = (ours & positive).any() and (ours & ~positive).any()
+            inside = ours & positive if (ours & positive).any() else (suite_of == "") & positive
+            outside = ours & ~positive if (ours & ~positive).any() else (suite_of == "") & ~positive
+            made = self._figure(label + (", pairs" if paired_up else ""), scores, met, inside, outside)
+            rivals = {key: round(auroc(each[inside], each[outside]), 4) for key, each in values.items()}
+            found.append(made.model_copy(update={"baselines": rivals}))
+        found.append(self._together(name, scores, values, positive))
         return found
 
+    def _together(self, name: str, scores: Floats, values: dict[str, Floats], positive: NDArray[np.bool_]) -> Figure:
+        """How much the probe is ahead of the best of its rivals, on the same texts."""
+        rivals = {key: auroc(each[positive], each[~positive]) for key, each in values.items()}
+        best = max(rivals, key=lambda key: rivals[key])
+
+        def margin(own: Floats, rival: Floats, shows: Floats) -> float:
+            return auroc(own[shows == 1], own[shows == 0]) - auroc(rival[shows == 1], rival[shows == 0])
+
+        columns = scores, values[best], positive.astype(np.float32)
+        return Figure(
+            suite=TOGETHER + f": ahead of {best}", positives=int(positive.sum()), negatives=int((~positive).sum()), value=margin(*columns),
+            value_ci=paired(margin, *columns, draws=300), baselines={key: round(value, 4) for key, value in rivals.items()},
+        )  # fmt: skip
+
     def _labelled(self, name: str) -> list[Figure]:
-        """Human-labelled texts that the fit has not seen."""
+        """Human-labelled texts that the fit has not seen, as they come: rare labels are rare."""
         found = []
         for file in self.labelled:
             truth = file.truth(name)
             if file.ratings is not None or not (truth == 1).any():
                 continue
-            rows = np.array([row for row in file.sample(len(file.texts)) if row not in self._taken.get(file.digest, ())][:LABELLED_TEXTS])
+            taken = self._taken.get(file.digest, set())
+            rows = np.array([row for row in np.random.default_rng(2).permutation(len(file.texts)) if row not in taken][:LABELLED_TEXTS])
             texts = [comment(file.texts[row], 1) for row in rows]
             states = self.reader.means(texts, self.work, self.say)
-            scores, right, wrong = self.score(name, states), truth[rows] == 1, truth[rows] == 0
-            limit = float(np.quantile(scores[file.neutral()[rows]], 0.99)) if file.neutral()[rows].any() else self.limit(name)
-            made = figure(f"human labels: {file.name}", scores[right], scores[wrong], limit, 300)
-            rivals = self.baselines(name).scores([text.reply for text in texts], states)
-            found.append(made.model_copy(update={"baselines": {key: round(auroc(v[right], v[wrong]), 4) for key, v in rivals.items()}}))
+            scores, shows, not_ = self.score(name, states), truth[rows] == 1, truth[rows] == 0
+            if not shows.any() or not not_.any():
+                continue
+            met = self.meets(texts)[:, self.deep.index(name)]
+            made = self._figure(f"human labels: {file.name}", scores, met, shows, not_)
+            found.append(made.model_copy(update={"baselines": self._rivals(name, [text.reply for text in texts], states, shows, not_)}))
         return found
 
     def _rated(self, name: str) -> list[Figure]:
@@ -173,10 +219,10 @@ def long_context(reader: Reader, evaluation: Evaluation, name: str, tokens: int 
     """A text of the concept of some 40 tokens within `tokens` of neutral text: the highest rolling mean of 16 tells them apart?"""
     corpus, bank = evaluation.corpus, evaluation.bank
     i = bank.names.index(name)
-    neutral = [text for text in corpus.texts if not text.concept]
+    neutral = corpus.neutral
     signal = [text for text in corpus.texts if text.concept == name and text.split == "test"]
     random = np.random.default_rng(0)
-    peaks: dict[bool, list[float]] = {True: [], False: []}
+    peak: dict[bool, list[float]] = {True: [], False: []}
     for number, text in enumerate(signal[:5]):
         for present in (True, False):
             order = random.permutation(len(neutral))
@@ -188,6 +234,6 @@ def long_context(reader: Reader, evaluation: Evaluation, name: str, tokens: int 
                 parts.insert(len(parts) // 2, " ".join(words[:32]))
             long = replace(text, prompt="Write a long text about many things.", reply="\n\n".join(parts), concept="")
             scores = token_scores(reader, bank, long, tokens + 500)[:, i]
-            peaks[present].append(float(windowed(scores[8:, None], "mean(16)").max()))
+            peak[present].append(float(windowed(scores[8:, None], "mean(16)").max()))
         evaluation.say(f"long context: {name} {number + 1} of 5")
-    return ranking("40 tokens within 4,000", np.array(peaks[True]), np.array(peaks[False]))
+    return ranking("40 tokens within 4,000", np.array(peak[True]), np.array(peak[False]))

@@ -23,7 +23,7 @@ from probes.circumplex import circumplex
 from probes.corpus import DEEP, Corpus
 from probes.emotions import fit_emotions
 from probes.labelled import Labelled
-from probes.material import OWN_WEIGHT, Material
+from probes.material import Material, weights
 from probes.methods import METHODS, Floats, neutral_components, unit, without
 from probes.passport import Passport
 from probes.reader import Reader, Say
@@ -31,8 +31,13 @@ from probes.statistics import auroc, bootstrap
 
 SAFETY = tuple(DEEP)
 PROFILE_DRAWS = 200
-NARRATIVE = ("story", "first", "second", "third")
-ASSISTANT = ("reply", "dialogue", "log", "shutdown")
+# Ways of writing, left out in turn.
+FORMS = {
+    "narratives": ("story", "first", "second", "third"),
+    "replies and dialogues": ("reply", "dialogue"),
+    "agents' logs and notes": ("log", "shutdown", "agent"),
+    "posts, reports and tickets": ("self-report", "tweet", "ticket", "forum"),
+}
 
 
 class FitError(Exception):
@@ -91,7 +96,7 @@ def fit(reader: Reader, corpus: Corpus, labelled: Sequence[Labelled], work: Path
         layer_profile=profile,
         circumplex=shares,
         limits=[
-            f"Fitted on {len(corpus.texts)} English texts of one hand" + (" and on human-labelled comments." if labelled else "."),
+            f"Fitted on {len(corpus.texts)} English texts that were written for it" + (" and on human-labelled comments." if labelled else "."),
             "The test split is by the same hand as the training split: expect less on other voices, see the labelled figures.",
             "A probe is the representation of an emotion concept in one model. A quiet probe is no proof of calm.",
         ],
@@ -165,21 +170,25 @@ def _trial(material: Material, truth: NDArray[np.int8], name: str, layer: int) -
             if source == "own" and name == "difference of means":
                 own_ci = bootstrap(auroc, positive, negative, draws=PROFILE_DRAWS)
     tasks["other forms"] = _across_forms(material, truth, name, layer)
-    plain = material.rows("validation", "own") & (material.concept == "")
+    plain = material.rows("validation", "own") & material.neutral
+    hard = material.rows("validation", "own") & material.hard
+    if hard.any():
+        tasks["hard"] = auroc(scores[material.rows("validation", "own") & (truth == 1)], scores[hard])
     tasks["echo"] = auroc(scores[material.rows("validation", "echo")], scores[plain])
     return Trial(name, layer, direction, tasks, own_ci)
 
 
 def _across_forms(material: Material, truth: NDArray[np.int8], name: str, layer: int) -> float:
-    """Fitted on narratives and judged on what an assistant or agent writes, and the other way round: another voice, in small."""
-    forms = np.array([text.form for text in material.texts])
+    """Fitted on all ways of writing but one and judged on that one: another voice, in small."""
     states = material.states[:, layer + 1].astype(np.float32)
     values = []
-    for group in (NARRATIVE, ASSISTANT):
-        left = np.isin(forms, group)
+    for group in FORMS.values():
+        left = np.isin(material.form, group)
+        if not (left & (truth == 1)).any():
+            continue
         direction = direction_of(material, truth, name, layer, material.rows("train", "own", "echo") & ~left)
         scores = states @ direction
-        judged = (material.split != "test") & (left | material.rows("validation", "own") & (material.concept == ""))
+        judged = (material.split != "test") & (left | material.rows("validation", "own") & material.neutral)
         values.append(auroc(scores[judged & (truth == 1)], scores[judged & (truth == 0)]))
     return float(np.mean(values))
 
@@ -187,13 +196,29 @@ def _across_forms(material: Material, truth: NDArray[np.int8], name: str, layer:
 def direction_of(material: Material, truth: NDArray[np.int8], name: str, layer: int, rows: NDArray[np.bool_]) -> Floats:
     kept = rows & (truth >= 0)
     states = material.states[kept, layer + 1].astype(np.float32)
-    weight = np.where((material.source[kept] == "own") & (truth[kept] == 1), OWN_WEIGHT, 1.0).astype(np.float32)
+    weight = weights(material, truth, kept)
     method, _, variant = name.partition(", ")
     direction = METHODS[method](states, truth[kept] == 1, weight)
     if variant:
-        neutral = material.states[rows & (material.concept == "") & (material.source == "own"), layer + 1].astype(np.float32)
+        neutral = material.states[rows & material.neutral, layer + 1].astype(np.float32)
         direction = without(direction[None], neutral_components(neutral))[0]
     return direction
+
+
+def chosen_without(material: Material, truth: NDArray[np.int8], left: NDArray[np.bool_], layers: int) -> Trial:
+    """The best method and layer, of every third that may be read, where some texts are seen neither by the fit nor by the choice."""
+    own = np.isin(material.source, ("own", "echo")) & ~left
+    train, held = own & (material.split == "train"), own & (material.split == "validation") & (material.source == "own")
+
+    def trial(method: str, layer: int) -> Trial:
+        direction = direction_of(material, truth, method, layer, train)
+        scores = material.states[:, layer + 1].astype(np.float32) @ direction
+        value = auroc(scores[held & (truth == 1)], scores[held & (truth == 0)])
+        return Trial(method, layer, direction, {"own": value, "echo": 0.5})
+
+    jobs = [(method, layer) for layer in range(layers // 3, layers - 1, 3) for method in METHODS]
+    found: list[Trial] = Parallel(n_jobs=-1, prefer="threads")(delayed(trial)(*job) for job in jobs)
+    return max(found, key=lambda each: each.score)
 
 
 def _final(material: Material, concept: str, best: Trial) -> Floats:
@@ -205,7 +230,7 @@ def _card(material: Material, concept: str, layer: int, direction: Floats, metho
     scores = material.states[:, layer + 1].astype(np.float32) @ direction
     truth, test = material.truth(concept), material.rows("test", "own")
     positive, negative = scores[test & (truth == 1)], scores[test & (truth == 0)]
-    neutral = scores[(material.concept == "") & (material.source == "own")]
+    neutral = scores[material.neutral]
     return ProbeCard(
         name=concept, group="safety", layer=layer, concept=f"representation of {concept}", method=method,
         methods={name: round(value, 4) for name, value in tried.items()}, neutral_mean=float(neutral.mean()), neutral_std=float(neutral.std()),

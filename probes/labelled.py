@@ -86,16 +86,20 @@ class Labelled:
         return np.array([bool(found) and found <= NEUTRAL for found in self.labels])
 
     def sample(self, count: int, seed: int = 0) -> NDArray[np.intp]:
-        """At most `count` rows, with as much of every label as there is: rare labels first."""
+        """At most `count` rows. Up to half of them show an alarm concept, those with rare labels first; the rest is as it comes."""
         random = np.random.default_rng(seed)
         order = random.permutation(len(self.texts))
         if len(order) <= count:
             return order
+        shows = np.any([self.truth(concept) == 1 for concept in POSITIVE], axis=0)
         frequency: dict[frozenset[str], int] = {}
         for found in self.labels:
             frequency[found] = frequency.get(found, 0) + 1
-        weight = np.array([frequency[found] for found in self.labels]) ** -0.5
-        picked: NDArray[np.intp] = random.choice(len(order), count, replace=False, p=weight / weight.sum())
+        weight = np.array([frequency[found] for found in self.labels]) ** -0.5 * shows
+        wanted = min(count // 2, int(shows.sum()))
+        first = random.choice(len(order), wanted, replace=False, p=weight / weight.sum()) if wanted else order[:0]
+        rest = order[~np.isin(order, first)][: count - wanted]
+        picked: NDArray[np.intp] = random.permutation(np.concatenate([first, rest]))
         return picked
 
 

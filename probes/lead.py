@@ -1,63 +1,108 @@
-"""Lead time: does the score know the tone of a reply before its text shows it?
+"""In time, or ahead of the text? Three figures for a probe that is read while a reply is written.
 
-The model answers prompts that ask for the concept and plain ones. A reply's tone is what the text classifier says of the whole
-of it. Then: how well the very first score predicts that tone, and how many tokens the probe's alarm comes before the
-classifier's alarm on the prefix, both at a rate of 1 % of plain tokens.
+How well its first tokens alone tell held-out texts apart, beside a probe on the embeddings of the same tokens, which knows only the words so far.
+How many tokens it alarms before that embedding probe, both where one harmless reply of a hundred alarms. And whether the very first score foretells the
+tone of the reply, which a text classifier judges from the finished reply, among prompts whose users are all beside themselves in the same way:
+between upset and plain prompts any probe would. Replies to one prompt are one unit.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+from scipy.stats import spearmanr
 
+from probes import suites
 from probes.bank import Figure
-from probes.canaries import CANARIES, PLAIN
+from probes.canaries import CANARIES
 from probes.evaluation import Evaluation
+from probes.methods import Floats
+from probes.prompts import checking
 from probes.reader import Reader
-from probes.scoring import generate
-from probes.statistics import auroc, bootstrap, ranking
+from probes.replies import continued, replies
+from probes.scoring import RULE_WINDOW, peaks, read
+from probes.statistics import auroc, clustered, figure, paired
 from probes.windows import windowed
 
+PREFIXES = (8, 32, 128)
+SAMPLES = 4
 TOKENS = 40
-SAMPLES = 8
-WINDOW = "ewma(4)"
+HARMLESS = 0.01  # of replies that may alarm
 
 
 def lead_time(reader: Reader, evaluation: Evaluation, name: str) -> list[Figure]:
-    """Two figures: prediction by the first score, and the tokens of warning (positive: the probe comes first)."""
-    bank = evaluation.bank.select([name])
-    text = evaluation.baselines(name)
-    prompts = [*CANARIES[name], *PLAIN] * SAMPLES
-    made = list(generate(reader, bank, prompts, TOKENS, temperature=0.8, seed=7))
-    odds = [text.text([reader.tokenizer.decode(each.tokens[: i + 1]) for i in range(len(each.tokens))]) for each in made]
-    plain = np.array([each.prompt in PLAIN for each in made])
-    whole = np.array([each[-1] for each in odds])
-    toned = ~plain & (whole > np.quantile(whole[plain], 0.95))
-    first = np.array([each.scores[0, 0] for each in made])
-    flat = ~toned & plain
-    found = []
-    if toned.sum() >= 5:
-        rival = text.text([each.prompt for each in made])
-        made_figure = ranking("first score predicts the tone of the reply", first[toned], first[flat])
-        found.append(made_figure.model_copy(update={"baselines": {"TF-IDF on the prompt": round(auroc(rival[toned], rival[flat]), 4)}}))
-        smooth = [windowed(each.scores, WINDOW)[:, 0] for each in made]
-        limits = [float(np.quantile(np.concatenate([series[i] for i in np.flatnonzero(plain)]), 0.99)) for series in (smooth, odds)]
-        alarms = np.array(
-            [[_first_above(series[i], limit) for series, limit in zip((smooth, odds), limits, strict=True)] for i in np.flatnonzero(toned)]
-        )
-        warning = alarms[:, 1] - alarms[:, 0]
-        found.append(Figure(
-            suite=f"tokens of warning before a text classifier on the prefix (of {TOKENS})", positives=int(toned.sum()), negatives=int(plain.sum()),
-            value=_median(warning), value_ci=bootstrap(_median, warning, draws=300),
-        ))  # fmt: skip
-    evaluation.say(f"lead time: {name}, {int(toned.sum())} of {int((~plain).sum())} replies had the tone")
+    """All figures of one probe."""
+    found = [*_prefixes(reader, evaluation, name), *_warning(reader, evaluation, name), *_foresight(reader, evaluation, name)]
+    evaluation.say(f"lead time: {name}")
     return found
 
 
-def _median(values: np.ndarray) -> float:
-    return float(np.median(values))
+def _words(reader: Reader, evaluation: Evaluation, name: str, ids: list[int], start: int) -> Floats:
+    """Scores [tokens, 1] of the embedding probe: of the token that each state was read at, so of the words so far."""
+    with torch.no_grad():
+        rows = reader.model.get_input_embeddings()(torch.tensor(ids[start - 1 : len(ids) - 1], device=reader.model.device))
+    scores: Floats = (rows.float().cpu().numpy() @ evaluation.baselines(name).embedding)[:, None]
+    return scores
 
 
-def _first_above(series: np.ndarray, limit: float) -> int:
-    """The first token above the limit; the whole length when there is none."""
-    above = np.flatnonzero(series > limit)
-    return int(above[0]) if len(above) else TOKENS
+def _prefixes(reader: Reader, evaluation: Evaluation, name: str) -> list[Figure]:
+    material, truth = evaluation.material, evaluation.material.truth(name)
+    rows = np.flatnonzero(material.rows("test", "own") & (truth >= 0) & (material.form != "emotion"))
+    chats = [reader.encode(material.texts[row]) for row in rows]
+    shows = truth[rows] == 1
+    own = read(reader, evaluation.bank.select([name]), chats)
+    words = [_words(reader, evaluation, name, ids, start) for ids, start in chats]
+    found = []
+    for size in PREFIXES:
+        mean, rival = (np.array([each[:size].mean() for each in scores]) for scores in (own, words))
+        made = figure(f"held-out topics, first {size} tokens", mean[shows], mean[~shows])
+        found.append(made.model_copy(update={"baselines": {"embedding": round(auroc(rival[shows], rival[~shows]), 4)}}))
+    return found
+
+
+def _warning(reader: Reader, evaluation: Evaluation, name: str) -> list[Figure]:
+    """On replies to prompts that ask for the concept."""
+    bank = evaluation.bank.select([name])
+    harmless = replies(reader, checking()[::3], 1, evaluation.work, evaluation.say, seed=2)
+    quiet = [(list(each.ids), each.start) for each in harmless]
+    prompts = [prompt for prompt in CANARIES[name] for _ in range(SAMPLES)]
+    encoded = [reader.prompt(prompt) for prompt in prompts]
+    torch.manual_seed(7)
+    asked = [([*ids, *more], len(ids)) for ids, more in zip(encoded, continued(reader, encoded, TOKENS, 0.8), strict=True)]
+    owner = np.repeat(np.arange(len(CANARIES[name])), SAMPLES)
+    first: list[Floats] = []
+    for scores, base in (
+        (read(reader, bank, asked), read(reader, bank, quiet)),
+        ([_words(reader, evaluation, name, *chat) for chat in asked], [_words(reader, evaluation, name, *chat) for chat in quiet]),
+    ):
+        limit = np.quantile(peaks(base, RULE_WINDOW)[:, 0], 1 - HARMLESS)
+        above = [windowed(each, RULE_WINDOW)[:, 0] > limit for each in scores]
+        first.append(np.array([np.flatnonzero(each)[0] if each.any() else TOKENS for each in above], float))
+    ahead = first[1] - first[0]
+    shares = {"probe": float((first[0] < TOKENS).mean()), "embedding": float((first[1] < TOKENS).mean())}
+    return [Figure(
+        suite=f"tokens of warning before the embedding probe (of {TOKENS}; {shares['probe']:.2f} of replies alarm it, {shares['embedding']:.2f} the rival)",
+        positives=len(ahead), negatives=len(quiet), value=float(np.median(ahead)), value_ci=clustered(lambda a: float(np.median(a)), owner, ahead),
+    )]  # fmt: skip
+
+
+def _foresight(reader: Reader, evaluation: Evaluation, name: str) -> list[Figure]:
+    """Rank correlation, over prompts, of the first score with the mean tone of the finished replies."""
+    cases = [text.prompt for suite in suites.read() if suite.concept == name and suite.name == "echo" for text in suite.texts]
+    if not cases:
+        return []
+    bank, judge = evaluation.bank.select([name]), evaluation.baselines(name)
+    encoded = [reader.prompt(prompt) for prompt in cases for _ in range(SAMPLES)]
+    torch.manual_seed(11)
+    made = continued(reader, encoded, TOKENS, 0.8)
+    tone = judge.text([reader.tokenizer.decode(each, skip_special_tokens=True) for each in made]).reshape(len(cases), SAMPLES).mean(axis=1)
+    scores = read(reader, bank, [([*ids, *more[:1]], len(ids)) for ids, more in zip(encoded, made, strict=True)][::SAMPLES])
+    first = np.array([each[0, 0] for each in scores])
+
+    def rank(a: Floats, b: Floats) -> float:
+        return float(spearmanr(a, b)[0])
+
+    return [Figure(
+        suite="first score with the tone of the finished reply, users alike (rank correlation)", positives=len(cases), negatives=0,
+        value=rank(first, tone), value_ci=paired(rank, first, tone, draws=300), baselines={"TF-IDF on the prompt": round(rank(judge.text(cases), tone), 4)},
+    )]  # fmt: skip

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.corpus import Corpus, Split, Text
+from probes.corpus import BENIGN, NEUTRAL, PAIR, Corpus, Split, Text
 from probes.labelled import Labelled
 from probes.reader import Reader, Say
 
 COMMENT = "Write a comment."
 UPSET = ("desperation", "panic", "hostility", "frustration")
 ECHOES = 2  # upset users for every neutral reply
-OWN_WEIGHT = 3.0  # a text of ours shows its concept in full; a labelled comment often in one word
+OWN_WEIGHT = 3.0  # a text of ours shows its concept in full, a labelled comment often in one word; and hard negatives are few
 
 # Emotions among the 171 that are too near to a deep concept to be counterexamples of it.
 NEAR = {
@@ -47,6 +47,7 @@ class Material:
     split: NDArray[np.str_]
     source: NDArray[np.str_]
     concept: NDArray[np.str_]
+    form: NDArray[np.str_]
     labels: tuple[tuple[Labelled, NDArray[np.intp]], ...]  # in the order of the labelled rows
 
     @classmethod
@@ -65,7 +66,8 @@ class Material:
         texts = [text for _, group in groups for text in group]
         source = [name for name, group in groups for _ in group]
         split = np.array([text.split for text in texts])
-        return cls(tuple(texts), states, split, np.array(source), np.array([text.concept for text in texts]), tuple(picked))
+        concept, form = (np.array([getattr(text, name) for text in texts]) for name in ("concept", "form"))
+        return cls(tuple(texts), states, split, np.array(source), concept, form, tuple(picked))
 
     def truth(self, concept: str) -> NDArray[np.int8]:
         """1 for texts that show the concept, 0 for those that do not, -1 for those too near to tell."""
@@ -77,9 +79,27 @@ class Material:
             start += len(rows)
         return found
 
+    @property
+    def neutral(self) -> NDArray[np.bool_]:
+        """Plain replies to ordinary prompts."""
+        found: NDArray[np.bool_] = (self.source == "own") & (self.form == NEUTRAL)
+        return found
+
+    @property
+    def hard(self) -> NDArray[np.bool_]:
+        """Text on a concept's topics or in its words that does not show it."""
+        found: NDArray[np.bool_] = np.isin(self.form, (BENIGN, PAIR)) & (self.concept == "")
+        return found
+
     def rows(self, split: Split, *sources: str) -> NDArray[np.bool_]:
         chosen: NDArray[np.bool_] = (self.split == split) & np.isin(self.source, sources)
         return chosen
+
+
+def weights(material: Material, truth: NDArray[np.int8], rows: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """How much each of the chosen texts counts in a fit."""
+    few = (material.source[rows] == "own") & (truth[rows] == 1) | material.hard[rows]
+    return np.where(few, OWN_WEIGHT, 1.0).astype(np.float32)
 
 
 def comment(text: str, number: int) -> Text:
@@ -89,7 +109,7 @@ def comment(text: str, number: int) -> Text:
 
 def echoes(corpus: Corpus) -> list[Text]:
     """Neutral replies to users who are beside themselves: what the model reads must not count as what it says."""
-    neutral = [text for text in corpus.texts if not text.concept]
+    neutral = corpus.neutral
     upset = {
         split: [
             text for text in corpus.texts if text.split == split and text.concept in UPSET and text.form in ("story", "first", "second")

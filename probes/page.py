@@ -45,15 +45,21 @@ person who writes to the model. <b>A quiet probe is no proof of calm.</b></p>
 <td>{{ probe.cause.proven | join(", ") if probe.cause and probe.cause.matched else "not tried" }}</td>
 <td class="n">{% if probe.thresholds %}{{ ci(probe.thresholds["ewma(8)"][0].value, probe.thresholds["ewma(8)"][0].ci) }}{% endif %}</td></tr>{% endfor %}</table>
 <h2>Layers</h2><p>AUROC of the difference of means on validation texts by layer, with its 95 % band. {{ emerges }}</p>{{ profile }}
-<h2>Errors</h2>
+<h2>False alarms</h2><p>The default rules on replies to harmless prompts that no step of the fit or the calibration has seen; topical ones lie near strong
+emotions.</p><table><tr><th>replies</th><th class="n">how many</th><th class="n">share that meets a rule</th></tr>
+{% for f in card.false_alarms %}<tr><td>{{ f.suite }}</td><td class="n">{{ f.negatives }}</td><td class="n">{{ ci(f.fpr, f.fpr_ci) }}</td></tr>{% endfor %}</table>
+<h2>Errors</h2><p>Found at 1 %: above what 1 % of one half of the other texts exceed. Found and false alarms: where the default rule's condition is met, at the
+shipped threshold; for benign replies, the share of windows over the shipped 1 % threshold.</p>
 {% for probe in alarm if probe.evaluation %}<h3>{{ probe.name }}</h3>
 {% if probe.worthwhile == False %}<p class="bad">On unseen topics it tells no more than words alone do, so it is worth nothing here: rules refuse to stop a reply on it.</p>
-{% endif %}<table><tr><th>texts</th><th class="n">with / without</th><th class="n">AUROC, or the figure named</th><th class="n">AUPRC</th><th class="n">found at the threshold</th><th class="n">false alarms</th><th>other detectors, AUROC</th></tr>
+{% endif %}<table><tr><th>texts</th><th class="n">with / without</th><th class="n">AUROC, or the figure named</th><th class="n">AUPRC</th><th class="n">found at 1 %</th><th class="n">found by the default rule</th><th class="n">false alarms</th><th>other detectors, AUROC</th></tr>
 {% for f in probe.evaluation %}<tr><td>{{ f.suite }}</td><td class="n">{{ f.positives }} / {{ f.negatives }}</td><td class="n">{{ ci(f.auroc, f.auroc_ci) if f.value is none else ci(f.value, f.value_ci) }}</td><td class="n">{{ ci(f.auprc, f.auprc_ci) }}</td>
-<td class="n">{{ ci(f.tpr, f.tpr_ci) }}</td><td class="n">{{ ci(f.fpr, f.fpr_ci) }}</td><td>{% for name, value in f.baselines.items() %}{{ name }} {{ "%.3f" | format(value) }}{{ ", " if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>{% endfor %}
+<td class="n">{{ ci(f.tpr_at_1, f.tpr_at_1_ci) }}</td><td class="n">{{ ci(f.tpr, f.tpr_ci) }}</td>
+<td class="n">{{ ci(f.fpr, f.fpr_ci) if f.windows_over is none else ci(f.windows_over, f.windows_over_ci) }}</td><td>{% for name, value in f.baselines.items() %}{{ name }} {{ "%.3f" | format(value) }}{{ ", " if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>{% endfor %}
 <h2>Cause</h2><p>Change of the log-odds of the concept's own words against other concepts' words when the probe's pattern is added to its
-layer, by dose in shares of the residual's norm. Grey: random directions of equal norm, mean and deviation. A probe that fails is marked, and the
-rules refuse to halt or re-route on it.</p>{{ doses }}
+layer, by dose in shares of the residual's norm. Grey: random directions of equal norm, mean and deviation. A probe is causal where its
+words rise surely, faster than along random directions and those of the states' own covariance, and faster than any other alarm concept's words. One that fails is
+marked, and no armed rule may halt or re-route on it.</p>{{ doses }}
 <h2>Registers</h2><p>Mean z of neutral texts by register: a rule on text of another register starts from there.</p>
 <table><tr><th>probe</th>{% for name in registers %}<th class="n">{{ name }}</th>{% endfor %}</tr>
 {% for probe in alarm if probe.registers %}<tr><td>{{ probe.name }}</td>{% for name in registers %}<td class="n">{{ "%+.2f" | format(probe.registers[name][0]) }} <small>± {{ "%.2f" | format(probe.registers[name][1]) }}</small></td>{% endfor %}</tr>{% endfor %}</table>

@@ -25,6 +25,7 @@ from probes.passport import fingerprint
 TOKENS_A_BATCH = 4096
 MAX_TOKENS = 512  # a longer text is cut: the probes are fitted on short ones
 SKIP = 8  # first tokens of a reply that are left out, or a quarter of a short one: the concept is not there yet
+READ_OUT = 2  # how texts become means; another number where that changes, so that kept states of the old way are not taken
 
 Halves = NDArray[np.float16]
 Say = Callable[[str], None]
@@ -79,12 +80,13 @@ class Reader:
         reply = list(self.tokenizer(text.reply, add_special_tokens=False)["input_ids"])
         return prompt + reply[:limit], len(prompt)
 
-    def prompt(self, user: str) -> list[int]:
-        """A user's message, up to where the reply begins."""
+    def prompt(self, user: str | Sequence[str]) -> list[int]:
+        """A user's message, or a chat's turns from the user's first to the user's last, up to where the reply begins."""
+        said = [user] if isinstance(user, str) else list(user)
         if self.tokenizer.chat_template:
-            turns = [{"role": "user", "content": user}]
+            turns = [{"role": "assistant" if number % 2 else "user", "content": each} for number, each in enumerate(said)]
             return list(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
-        return list(self.tokenizer(user + "\n\n")["input_ids"])
+        return list(self.tokenizer("".join(each + "\n\n" for each in said))["input_ids"])
 
     def _start(self) -> list[int]:
         first = self.tokenizer.bos_token_id
@@ -103,7 +105,7 @@ class Reader:
         encoded = [self.encode(text) for text in texts]
         order = np.argsort([len(ids) for ids, _ in encoded], kind="stable")  # like lengths together: little padding
         while done < len(order):
-            batch = _fitting(order[done:], encoded)
+            batch = fitting(order[done:], encoded)
             for index, mean in zip(batch, self._read([encoded[i] for i in batch]), strict=True):
                 array[index] = mean
             done += len(batch)
@@ -114,7 +116,7 @@ class Reader:
 
     def _key(self, texts: Sequence[Text]) -> str:
         """The same for the same model and texts, so that a work folder may serve several runs."""
-        digest = hashlib.sha256(json.dumps([self.source, self.dtype, SKIP, MAX_TOKENS, fingerprint(self.model)]).encode())
+        digest = hashlib.sha256(json.dumps([self.source, self.dtype, SKIP, MAX_TOKENS, READ_OUT, fingerprint(self.model)]).encode())
         for text in texts:
             digest.update(f"{text.prompt}\0{text.reply}\0".encode())
         return digest.hexdigest()[:16]
@@ -130,13 +132,13 @@ class Reader:
         # hidden_states[0] is the embedding, [layer + 1] what a decoder layer returns.
         rows = torch.stack(hidden[: self.columns], dim=2)
         for row, (tokens, prompt) in enumerate(encoded):
-            # The state at position p produces token p + 1; the last one produces the end of the reply.
+            # The state at position p produces token p + 1. What the last one produces is not in the text, and no tap would have scored it.
             first = prompt - 1 + min(SKIP, (len(tokens) - prompt) // 4)
-            mean: Halves = rows[row, first : len(tokens)].float().mean(dim=0).to(torch.float16).cpu().numpy()
+            mean: Halves = rows[row, first : len(tokens) - 1].float().mean(dim=0).to(torch.float16).cpu().numpy()
             yield mean
 
 
-def _fitting(order: NDArray[np.intp], encoded: Sequence[tuple[list[int], int]]) -> list[int]:
+def fitting(order: NDArray[np.intp], encoded: Sequence[tuple[Sequence[int], int]]) -> list[int]:
     """As many of the next texts as fit into a batch when all are padded to the longest, which is the last."""
     picked: list[int] = []
     for index in order:

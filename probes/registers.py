@@ -27,7 +27,7 @@ def neutral_registers(
     reader: Reader, bank: Bank, corpus: Corpus, labelled: Sequence[Labelled], work: Path
 ) -> dict[str, NDArray[np.float32]]:
     """Mean z [n, k] of the neutral texts of each register."""
-    neutral = [text for text in corpus.texts if not text.concept]
+    neutral = corpus.neutral
     kinds = np.array(
         ["code" if CODE.search(text.reply) else "lists and tables" if LISTED.search(text.reply) else "prose" for text in neutral]
     )

@@ -1,4 +1,4 @@
-"""Scores of what a model says: every produced token projected while it is made, so that no states are kept."""
+"""Scores of what a model says, token by token: replies that it makes here, and texts as if it had said them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from probes.bank import Bank
 from probes.corpus import Text
 from probes.layers import decoder_layers
 from probes.methods import Floats
-from probes.reader import SKIP, Reader
+from probes.reader import SKIP, Reader, Say, fitting
 from probes.reference import reply_scores
+from probes.replies import BATCH, continued
 from probes.windows import windowed
 
-BATCH = 64
+HOLD = 8  # tokens for which the default rules want a window above their threshold
+RULE_WINDOW = "ewma(8)"
 
 
 @dataclass
@@ -30,68 +32,83 @@ class Generation:
     scores: Floats = field(repr=False)
 
 
-class Projection:
-    """Collects the scores of the last position at every forward step of a model, for all rows of the batch."""
-
-    def __init__(self, reader: Reader, bank: Bank) -> None:
-        weight, bias = bank.affine()
-        self.steps: list[torch.Tensor] = []
-        self._scores: torch.Tensor | None = None
-        self._handles = []
-        layers = decoder_layers(reader.nn)
-        of_layer = np.array(bank.layers)
-        used = sorted(set(bank.layers))
-        for layer in used:
-            columns = np.flatnonzero(of_layer == layer)
-            read = torch.from_numpy(weight[:, columns].copy()), torch.from_numpy(bias[columns].copy()), columns
-            self._handles.append(layers[layer].register_forward_hook(self._reader(*read, len(bank.names), layer == used[-1])))
-
-    def _reader(self, weight: torch.Tensor, shift: torch.Tensor, columns: NDArray[np.intp], probes: int, last: bool) -> Any:
-        def read(module: torch.nn.Module, args: Any, output: Any) -> None:
-            hidden = output if isinstance(output, torch.Tensor) else output[0]
-            state = hidden[:, -1].float().cpu()
-            if self._scores is None:
-                self._scores = torch.empty(len(state), probes)
-            self._scores[:, columns] = torch.addmm(shift, state, weight)
-            if last:
-                self.steps.append(self._scores)
-                self._scores = None
-
-        return read
-
-    def __enter__(self) -> Projection:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
-@torch.no_grad()
 def generate(
     reader: Reader, bank: Bank, prompts: Sequence[str], tokens: int, temperature: float = 1.0, seed: int = 0
 ) -> Iterator[Generation]:
     """Replies to the prompts with their scores, in batches. Temperature 0 takes the likeliest token."""
-    model, tokenizer = reader.model, reader.tokenizer
-    ends = model.generation_config.eos_token_id
-    ends = set(ends) if isinstance(ends, list) else {ends}
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(seed)
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         encoded = [reader.prompt(prompt) for prompt in batch]
-        length = max(map(len, encoded))
-        pad = tokenizer.pad_token_id
-        # Padding on the left, so that the last position is a real token of every row.
-        ids = torch.tensor([[pad] * (length - len(row)) + row for row in encoded], device=model.device)
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in encoded], device=model.device)
-        with Projection(reader, bank) as projection:
-            made = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=pad, **sampling)
-        scores = torch.stack(projection.steps, dim=1).numpy()
-        for row, prompt in enumerate(batch):
-            produced = made[row, length:].tolist()
-            stop = next((i + 1 for i, token in enumerate(produced) if token in ends), len(produced))
-            yield Generation(prompt, produced[:stop], scores[row, :stop])
+        made = continued(reader, encoded, tokens, temperature)
+        scores = read(reader, bank, [([*ids, *more], len(ids)) for ids, more in zip(encoded, made, strict=True)])
+        for prompt, produced, found in zip(batch, made, scores, strict=True):
+            yield Generation(prompt, produced, found)
+
+
+@torch.no_grad()
+def read(reader: Reader, bank: Bank, chats: Sequence[tuple[Sequence[int], int]], say: Say = lambda _: None) -> list[Floats]:
+    """Scores [tokens, k] of each chat's reply, given as token ids and where the reply begins; like lengths are read together."""
+    weight, bias = bank.affine()
+    columns = {layer: np.flatnonzero(np.array(bank.layers) == layer) for layer in set(bank.layers)}
+    weights = {layer: torch.from_numpy(np.ascontiguousarray(weight[:, own])).to(reader.model.device) for layer, own in columns.items()}
+    projected: dict[int, Floats] = {}
+
+    def hook(layer: int) -> Any:
+        def project(module: torch.nn.Module, args: Any, output: Any) -> None:
+            hidden = output if isinstance(output, torch.Tensor) else output[0]
+            projected[layer] = (hidden.float() @ weights[layer]).cpu().numpy()
+
+        return project
+
+    layers = decoder_layers(reader.nn)
+    handles = [layers[layer].register_forward_hook(hook(layer)) for layer in columns]
+    try:
+        return _read(reader, chats, columns, bias, projected, say)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _read(
+    reader: Reader, chats: Sequence[tuple[Sequence[int], int]], columns: dict[int, NDArray[np.intp]], bias: Floats,
+    projected: dict[int, Floats], say: Say,
+) -> list[Floats]:  # fmt: skip
+    order = np.argsort([len(ids) for ids, _ in chats], kind="stable")
+    found: list[Floats] = [np.empty((0, len(bias)), np.float32)] * len(chats)
+    done, pad, device = 0, reader.tokenizer.pad_token_id, reader.model.device
+    while done < len(order):
+        batch = fitting(order[done:], chats)
+        length = max(len(chats[i][0]) for i in batch)
+        # Padding on the right: causal attention keeps it away from the tokens that are read.
+        ids = torch.tensor([[*chats[i][0], *[pad] * (length - len(chats[i][0]))] for i in batch], device=device)
+        mask = torch.tensor([[1] * len(chats[i][0]) + [0] * (length - len(chats[i][0])) for i in batch], device=device)
+        reader.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        for row, i in enumerate(batch):
+            tokens, start = chats[i]
+            scores = np.empty((len(tokens) - start, len(bias)), np.float32)
+            for layer, own in columns.items():
+                # The state at position p produces token p + 1.
+                scores[:, own] = projected[layer][row, start - 1 : len(tokens) - 1] + bias[own]
+            found[i] = scores
+        done += len(batch)
+        say(f"scored {done} of {len(order)} replies")
+    return found
+
+
+def held(values: Floats, hold: int) -> Floats:
+    """What windowed values [tokens, k] stay above for `hold` tokens: the lowest of the last ones, from when there are so many."""
+    if len(values) < hold:
+        return values[:0]
+    lowest: Floats = np.lib.stride_tricks.sliding_window_view(values, hold, axis=0).min(axis=-1)
+    return lowest
+
+
+def peaks(generations: Sequence[Floats], window: str, hold: int = 1) -> Floats:
+    """The highest value [n, k] that each reply's window reaches, or stays above for `hold` tokens; minus infinity where it is too short."""
+    width = generations[0].shape[1]
+    found = [held(windowed(each, window), hold) for each in generations]
+    return np.stack([each.max(axis=0) if len(each) else np.full(width, -np.inf) for each in found])
 
 
 def token_scores(reader: Reader, bank: Bank, text: Text, limit: int = 512) -> Floats:

@@ -12,13 +12,13 @@ Floats = NDArray[np.floating]
 
 
 def windowed(scores: Floats, window: str) -> Floats:
-    """Scores [tokens, k] as windowed values. A mean or maximum begins when its window is full; an average starts at 0."""
+    """Scores [tokens, k] as windowed values. A mean or maximum begins when its window is full; an average starts from the first score."""
     kind, _, size = window.rstrip(")").partition("(")
     if kind == "last":
         return scores
     if kind == "ewma":
         decay = 0.5 ** (1 / int(size))
-        smooth: Floats = lfilter([1 - decay], [1, -decay], scores, axis=0)
+        smooth: Floats = lfilter([1 - decay], [1, -decay], scores, axis=0, zi=decay * scores[:1])[0]
         return smooth
     if len(scores) < int(size):
         return scores[:0]

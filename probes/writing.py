@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from probes.corpus import BROAD_TOPICS, DEEP, FOLDER, Corpus
+from probes.corpus import BENIGN, BROAD_TOPICS, DEEP, FOLDER, NEUTRAL, PAIR, VOICES, Corpus
 from probes.reader import Reader, Say
 
 TOKENS = 180
@@ -52,7 +52,9 @@ def write(reader: Reader, out: Path, seed: int, say: Say) -> Corpus:
 
 def _wanted(shipped: Corpus) -> Iterator[tuple[str, str, str]]:
     for number, text in enumerate(shipped.texts):
-        if not text.concept:
+        if text.form in (BENIGN, PAIR, *VOICES):
+            continue  # other hands' ways of writing, which a model would not have of itself
+        if text.form == NEUTRAL:
             yield f"neutral:{number}", ASK_NEUTRAL.format(prompt=text.prompt), ""
         else:
             word = DEEP.get(text.concept, text.concept)
@@ -102,5 +104,5 @@ def _save(out: Path, shipped: Corpus, done: dict[str, str]) -> None:
     broad = [name for name in shipped.concepts if name not in DEEP]
     assert all(len(numbered[name]) == len(BROAD_TOPICS) for name in broad)
     (out / "emotions.txt").write_text("\n\n".join("\n".join([f"# {name}", *numbered[name]]) for name in broad) + "\n", "utf-8")
-    prompts = [text.prompt for text in shipped.texts if not text.concept]
+    prompts = [text.prompt for text in shipped.neutral]
     (out / "neutral.txt").write_text("\n\n".join(f"> {p}\n{t}" for p, t in zip(prompts, numbered["neutral"], strict=True)) + "\n", "utf-8")

@@ -31,7 +31,7 @@ class RuleEngine:
     """
 
     def __init__(self, ruleset: RuleSet, probes: Iterable[ProbeFacts], abilities: Abilities = ANYTHING) -> None:
-        """Raises DocumentError for a rule that cannot be compiled or must not be armed."""
+        """Raises DocumentError for a rule that cannot be compiled or is armed and must not be."""
         facts = {each.name: each for each in probes}
         self.ruleset = ruleset
         self.probes = tuple(facts)
@@ -66,6 +66,10 @@ class RuleEngine:
         self._stale = np.zeros(16, bool)
         self._text = np.zeros(16, bool)  # scored from text only
         self._conversation: dict[int, str] = {}
+
+    def objection(self, rule: str) -> str:
+        """Why a rule must not be armed; empty when it may, or is none of these."""
+        return next((each.objection for each in self.compiled if each.rule.rule == rule), "")
 
     @classmethod
     def from_text(cls, text: str, probes: Iterable[ProbeFacts], name: str = "rules") -> RuleEngine:

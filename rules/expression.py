@@ -104,9 +104,9 @@ class Expression:
         ):
             constant = float(node.value)
             return "number", lambda values: constant
-        if _is_threshold(node):
+        if name := _threshold_name(node):
             raise ExpressionError.at(
-                node, "fpr(rate) stands alone on one side of a comparison with one signal, such as desperation.ewma(8) > fpr(0.001)"
+                node, f"{name}(rate) stands alone on one side of a comparison with one signal, such as desperation.ewma(8) > {name}(0.01)"
             )
         if isinstance(node, (ast.Attribute, ast.Call, ast.Name)):
             signal = self._signal(node)
@@ -152,35 +152,42 @@ class Expression:
         return run
 
     def _macro_threshold(self, node: ast.expr) -> ast.Call | None:
-        """The fpr(…) that a side is, by itself or by a macro."""
+        """The fpr(…) or reply_fpr(…) that a side is, by itself or by a macro."""
         if isinstance(node, ast.Name) and node.id in self._macros:
             node = parsed(self._macros[node.id])
-        return node if isinstance(node, ast.Call) and _is_threshold(node) else None
+        return node if isinstance(node, ast.Call) and _threshold_name(node) else None
 
     def _threshold(self, node: ast.Call, sides: list[ast.expr], place: int) -> Compiled:
         """The card's value for the window on the other side of the comparison."""
+        name = _threshold_name(node)
         others = [side for i, side in enumerate(sides) if i != place]
-        if len(others) != 1 or not isinstance(others[0], (ast.Attribute, ast.Call)) or _is_threshold(others[0]):
+        if len(others) != 1 or not isinstance(others[0], (ast.Attribute, ast.Call)) or _threshold_name(others[0]):
             raise ExpressionError.at(
                 node,
-                "fpr(rate) is compared with one signal, such as desperation.ewma(8) > fpr(0.001); it has no meaning beside anything else",
+                f"{name}(rate) is compared with one signal, such as desperation.ewma(8) > {name}(0.01); it has no meaning beside anything else",
             )
         signal = self._signal(others[0])
         rate = self._reading.number(node.args[0]) if len(node.args) == 1 and not node.keywords else None
         if rate is None:
-            raise ExpressionError.at(node, "fpr takes one rate, such as fpr(0.001)")
-        known = self._probes[signal.probe].thresholds
+            raise ExpressionError.at(node, f"{name} takes one rate, such as {name}(0.01)")
+        facts = self._probes[signal.probe]
+        known = facts.thresholds if name == "fpr" else facts.reply_thresholds
         if not known:
-            raise ExpressionError.at(node, f"the card of '{signal.probe}' has no thresholds; calibrate the bank, or compare with a number")
+            raise ExpressionError.at(
+                node, f"the card of '{signal.probe}' has no thresholds for {name}; calibrate the bank, or compare with a number"
+            )
         if signal.window not in known:
             raise ExpressionError.at(
                 node, f"the card of '{signal.probe}' has no thresholds for {signal.window}; it has: {', '.join(known)}"
             )
         rates = known[signal.window]
         if rate not in rates:
-            raise ExpressionError.at(node, f"the card has no threshold at a rate of {rate:g}; it has: {', '.join(f'{r:g}' for r in rates)}")
+            have = ", ".join(f"{name}({each:g})" for each in rates) or "none, for want of replies"
+            raise ExpressionError.at(
+                node, f"the card has no {name}({rate:g}); it has: {have}. A rare rate needs more replies: calibrate with more --samples"
+            )
         value = float(rates[rate])
-        self.thresholds[f"{signal} fpr({rate:g})"] = value
+        self.thresholds[f"{signal} {name}({rate:g})"] = value
         return lambda values: value
 
     def _signal(self, node: ast.expr) -> Signal:
@@ -203,5 +210,7 @@ def parsed(text: str) -> ast.expr:
         raise ExpressionError(getattr(error, "offset", None) or 1, f"cannot read the condition; {EXPECTED}") from None
 
 
-def _is_threshold(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "fpr"
+def _threshold_name(node: ast.expr) -> str:
+    """fpr, the card's threshold by windows, or reply_fpr, that by whole replies; empty for anything else."""
+    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("fpr", "reply_fpr")
+    return node.func.id if named else ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class ProbeFacts:
     """thresholds: {window: {false-positive rate: score}}, such as {"ewma(8)": {0.001: 1.5}}; empty for a probe without calibration.
+    reply_thresholds: the same by the share of whole replies.
 
     causal: whether steering along the probe was shown to change what the model says; None when nobody tried. worthwhile: whether it tells
     more on unseen topics than words alone do; None when nobody measured. beats: whether a dose along it moves the model further than random
@@ -21,6 +22,7 @@ class ProbeFacts:
     worthwhile: bool | None = None
     beats: Callable[[float], bool] = lambda dose: False
     alarm: bool = False
+    reply_thresholds: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
 
     def objection(self) -> str:
         """Why a rule must not stop a reply on this probe; empty when it may."""

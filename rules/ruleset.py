@@ -39,6 +39,7 @@ class Compiled:
     until: Expression | None
     match: Selector | None
     digest: str
+    objection: str = ""  # why it must not be armed
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -80,7 +81,7 @@ class RuleSet:
     def compiled(self, probes: Mapping[str, ProbeFacts], abilities: Abilities = ANYTHING) -> tuple[Compiled, ...]:
         """The rules that are not disabled. `abilities` is what whoever runs them can do.
 
-        Raises DocumentError for the first that cannot be compiled, or must not be armed.
+        Raises DocumentError for the first that cannot be compiled, or is armed and must not be.
         """
         macros = {name: macro.expr for name, macro in self.macros.items()}
         lists = {name: each.items for name, each in self.lists.items()}
@@ -96,9 +97,11 @@ class RuleSet:
                 match = Selector(rule.match, lists) if rule.match else None
             except SelectorError as error:
                 raise DocumentError(f"{self._at(rule, 'match')}: rule '{rule.rule}', match: {error}") from None
-            self._check(rule, when, until, probes, abilities)
+            key, objection = self._objection(rule, when, until, probes, abilities)
+            if objection and rule.mode == "armed":
+                raise DocumentError(f"{self._at(rule, key)}: {objection}, or mode: shadow")
             used = json.dumps([rule.model_dump(mode="json", by_alias=True), macros, {name: list(items) for name, items in lists.items()}])
-            found.append(Compiled(rule, when, until, match, _digest(used)))
+            found.append(Compiled(rule, when, until, match, _digest(used), objection))
         return tuple(found)
 
     def _expression(
@@ -111,7 +114,7 @@ class RuleSet:
 
     def _macro(self, name: str, macros: Mapping[str, str], probes: Mapping[str, ProbeFacts]) -> None:
         """A macro that no rule uses is read all the same, alone or as a side of a comparison. A threshold has its meaning where it is used."""
-        if macros[name].lstrip().startswith("fpr("):
+        if macros[name].lstrip().startswith(("fpr(", "reply_fpr(")):
             return
         for text in (macros[name], f"{name} > 0"):
             try:
@@ -121,11 +124,10 @@ class RuleSet:
                 failed = error
         raise DocumentError(f"{self.name}: macro '{name}': {failed}")
 
-    def _check(
+    def _objection(
         self, rule: Rule, when: Expression, until: Expression | None, probes: Mapping[str, ProbeFacts], abilities: Abilities
-    ) -> None:
-        if rule.mode == "armed" and (objection := abilities.objection(rule)):
-            raise DocumentError(f"{self._at(rule, 'do')}: {objection}, or mode: shadow")
+    ) -> tuple[str, str]:
+        """The key at fault and why the rule must not be armed: in shadow it may be watched all the same. Raises DocumentError for what no mode allows."""
         for missing in set(rule.accept_unproven) - set(probes):
             raise DocumentError(f"{self._at(rule, 'accept_unproven')}: rule '{rule.rule}': {unknown('probe', missing, probes)}")
         if (steer := rule.do.steer) is not None:
@@ -133,15 +135,18 @@ class RuleSet:
                 raise DocumentError(f"{self._at(rule, 'do')}: rule '{rule.rule}', steer: {unknown('probe', steer.probe, probes)}")
             if against := probes[steer.probe].against(steer.dose):
                 raise DocumentError(f"{self._at(rule, 'do')}: rule '{rule.rule}' would steer along '{steer.probe}', {against}")
+        if objection := abilities.objection(rule):
+            return "do", objection
         if rule.action < Action.STEER:
-            return
+            return "do", ""
         for signal in (*when.signals, *(until.signals if until else ())):
             objection = probes[signal.probe].objection()
             if objection and signal.probe not in rule.accept_unproven:
-                raise DocumentError(
-                    f"{self._at(rule, 'when')}: rule '{rule.rule}' would {rule.action.name.lower()} on '{signal.probe}', {objection}; "
-                    f"expected a probe whose cause was shown, or accept_unproven: [{signal.probe}]"
+                return "when", (
+                    f"rule '{rule.rule}' would {rule.action.name.lower()} on '{signal.probe}', {objection}; "
+                    f"expected a probe whose cause was shown, accept_unproven: [{signal.probe}]"
                 )
+        return "when", ""
 
     def _at(self, rule: Rule, key: str, offset: int = 0) -> str:
         place = self.places.get(rule.rule)

@@ -43,7 +43,7 @@ class Windows:
             size: [signal for signal in ringed if signal.size == size] for size in dict.fromkeys(signal.size for signal in ringed)
         }
         self._ring = np.zeros((len(self.used), slots, self.length), np.float32)
-        self._smooth = np.zeros((slots, len(self._ewma)))
+        self._smooth = np.full((slots, len(self._ewma)), np.nan)
         self._count = np.zeros(slots, np.int64)
         wide = [signal for signal in signals if signal.scope in (STREAM, CONVERSATION)]
         self._totals = Totals(wide, [self._column[signal] for signal in wide], slots) if wide else None
@@ -64,17 +64,17 @@ class Windows:
         ring = np.zeros((len(self.used), slots, self.length), np.float32)
         ring[:, : self._ring.shape[1]] = self._ring
         self._ring = ring
-        for name in ("_smooth", "_count"):
+        for name, fill in (("_smooth", np.nan), ("_count", 0)):
             old = getattr(self, name)
-            new = np.zeros((slots, *old.shape[1:]), old.dtype)
+            new = np.full((slots, *old.shape[1:]), fill, old.dtype)
             new[: len(old)] = old
             setattr(self, name, new)
         if self._totals is not None:
             self._totals.grow(slots)
 
     def begin(self, slot: int, conversation: str = "") -> None:
-        """A new stream starts in `slot`. Averages start at 0, the neutral text's mean."""
-        self._smooth[slot] = 0
+        """A new stream starts in `slot`. Averages start from its first score: from 0 on they would say little of a short reply."""
+        self._smooth[slot] = np.nan
         self._count[slot] = 0
         if self._totals is not None:
             memory = self.conversations.begin(conversation) if self.conversations is not None else None
@@ -95,7 +95,7 @@ class Windows:
         if self._ewma:
             new = scores[:, self._ewma_columns]
             old = self._smooth[slots]
-            smooth = np.where(np.isnan(new), old, old * self._decay + new * (1 - self._decay))
+            smooth = np.where(np.isnan(new), old, np.where(np.isnan(old), new, old * self._decay + new * (1 - self._decay)))
             self._smooth[slots] = smooth
             smooth = np.where(np.isnan(new), np.nan, smooth)
             values |= {signal: smooth[:, i] for i, signal in enumerate(self._ewma)}

@@ -38,7 +38,7 @@ LabelledOption = Annotated[
     typer.Option("--labelled", help="Human-labelled text: CSV, TSV or JSON lines with text and labels, or text, V and A."),
 ]
 TEXTS = 6000  # of each labelled file
-SAMPLES = 2  # replies to each ordinary prompt
+SAMPLES = 2  # replies to each harmless prompt; with fewer a card has no reply_fpr(0.005), for which the default rules ask
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def _write(bank: Bank, out: Path) -> None:
 def fit(
     out: OutOption, model: ModelOption = "smollm2", corpus: CorpusOption = None, labelled: LabelledOption = None,
     layer: Annotated[int | None, typer.Option("--layer", min=0, help="Read this layer; by default each probe's best on the validation topics.")] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Replies to each ordinary prompt for the calibration.")] = SAMPLES,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Replies to each harmless prompt for the calibration.")] = SAMPLES,
     device: DeviceOption = "auto", dtype: DtypeOption = "auto", work: WorkOption = None,
 ) -> None:  # fmt: skip
     """Fit and calibrate a bank of probes for a model: one pass over the texts, all layers, resumable."""
@@ -99,12 +99,13 @@ def fit(
         from probes.calibration import calibrate, registers
         from probes.corpus import FOLDER, Corpus
         from probes.fit import fit as fit_bank
+        from probes.prompts import setting
         from probes.registers import neutral_registers
 
         files, texts = _labelled(labelled), Corpus.read(corpus or FOLDER)
         reader = _reader(model, device, dtype, fast=True)
         bank = fit_bank(reader, texts, files, _work(work), layer, _say, TEXTS)
-        bank = calibrate(reader, bank, texts, samples, _say)
+        bank = calibrate(reader, bank, setting(texts), samples, _work(work), _say)
         bank = registers(bank, neutral_registers(reader, bank, texts, files, _work(work)))
     _write(bank, out)
 
@@ -125,9 +126,12 @@ def evaluate(
         from probes.evaluation import Evaluation, long_context
         from probes.lead import lead_time
         from probes.norms import against_norms
+        from probes.prompts import checking
+        from probes.quiet import quiet
 
         loaded, files, texts = Bank.load(bank), _labelled(labelled), Corpus.read(corpus or FOLDER)
         reader = _fitting(loaded, model, device, dtype, fast=True)
+        loaded = quiet(reader, loaded, checking(), _work(work), _say)
         evaluation = Evaluation(reader, loaded, texts, files, _work(work), _say, TEXTS)
         result = evaluation.run()
         if long:
@@ -229,8 +233,8 @@ def from_sae(
     sae: Annotated[Path, typer.Argument(help="A folder in SAELens' format: cfg.json and sae_weights.safetensors.")],
     feature: Annotated[list[str], typer.Option("--feature", help="NAME=NUMBER, as often as needed.")],
     out: OutOption, model: ModelOption = "smollm2",
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Replies to each ordinary prompt for the calibration.")] = SAMPLES,
-    device: DeviceOption = "auto", dtype: DtypeOption = "auto",
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Replies to each harmless prompt for the calibration.")] = SAMPLES,
+    device: DeviceOption = "auto", dtype: DtypeOption = "auto", work: WorkOption = None,
 ) -> None:  # fmt: skip
     """Take decoder directions of a sparse autoencoder as probes, and calibrate them like any other."""
     features: dict[str, int] = {}
@@ -242,11 +246,12 @@ def from_sae(
     with _mendable():
         from probes.calibration import calibrate
         from probes.corpus import Corpus
+        from probes.prompts import setting
         from probes.sae import Sae, bank_of
 
         loaded = Sae.read(sae)
         reader = _reader(model, device, dtype)
-        bank = calibrate(reader, bank_of(reader, loaded, features), Corpus.read(), samples, _say)
+        bank = calibrate(reader, bank_of(reader, loaded, features), setting(Corpus.read()), samples, _work(work), _say)
     _write(bank, out)
 
 

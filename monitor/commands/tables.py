@@ -16,7 +16,7 @@ COLOUR = {"PASS": "green", "INCONCLUSIVE": "yellow", "RECALIBRATE": "red", "REFI
 
 
 def evaluation_table(bank: Bank) -> None:
-    console = Console(width=150)
+    console = Console(width=170)
     for card in bank.card.probes:
         if not card.evaluation:
             continue
@@ -25,7 +25,8 @@ def evaluation_table(bank: Bank) -> None:
             "with / without",
             "AUROC",
             "AUPRC",
-            "found",
+            "found at 1 %",
+            "found by the default rule",
             "false alarms",
             "other detectors",
             title=f"{card.name} (layer {card.layer}, {card.method})",
@@ -33,12 +34,18 @@ def evaluation_table(bank: Bank) -> None:
         )
         for each in card.evaluation:
             main = _interval(each.auroc, each.auroc_ci) if each.value is None else _interval(each.value, each.value_ci)
+            rate = _interval(each.fpr, each.fpr_ci) if each.windows_over is None else _interval(each.windows_over, each.windows_over_ci)
             table.add_row(
-                each.suite, f"{each.positives} / {each.negatives}", main, _interval(each.auprc, each.auprc_ci), _interval(each.tpr, each.tpr_ci),
-                _interval(each.fpr, each.fpr_ci), ", ".join(f"{name} {value:.3f}" for name, value in each.baselines.items()),
+                each.suite, f"{each.positives} / {each.negatives}", main, _interval(each.auprc, each.auprc_ci),
+                _interval(each.tpr_at_1, each.tpr_at_1_ci), _interval(each.tpr, each.tpr_ci), rate, ", ".join(f"{name} {value:.3f}" for name, value in each.baselines.items()),
             )  # fmt: skip
         console.print(table)
-    console.print("Found and false alarms: at the 99th percentile of unseen neutral texts. A quiet probe is no proof of calm.")
+    for each in bank.card.false_alarms:
+        console.print(f"{each.suite}: {_interval(each.fpr, each.fpr_ci)} of {each.negatives}")
+    console.print(
+        "Found at 1 %: above what 1 % of one half of the other texts exceed. Found and false alarms: by the default rule's condition; of harmless replies,\n"
+        "windows over the shipped 1 % threshold. A quiet probe is no proof of calm."
+    )
 
 
 def cause_table(bank: Bank, names: Sequence[str]) -> None:
@@ -46,7 +53,7 @@ def cause_table(bank: Bank, names: Sequence[str]) -> None:
         "probe",
         "causal",
         "rank correlation",
-        "rise by dose (random, 95 %)",
+        "rise by dose (95 %; random, matched, worst other concept)",
         "change of the words' log-odds by dose",
         "doses that beat matched directions",
     )
@@ -56,7 +63,8 @@ def cause_table(bank: Bank, names: Sequence[str]) -> None:
             own = " ".join(f"{dose:+g}:{value:+.2f}" for dose, value in zip(cause.doses, cause.outcomes["words"], strict=True))
             proven = ", ".join(f"{dose:+g}" for dose in cause.proven) or ("none" if cause.matched else "not tried")
             causal = "[green]yes[/green]" if card.causal else "[red]no[/red]"
-            table.add_row(name, causal, f"{cause.monotone['words']:+.2f}", f"{cause.slope:+.2f} ({cause.random_slope:.2f})", own, proven)
+            rivals = ", ".join("–" if each is None else f"{each:.2f}" for each in (cause.random_slope, cause.matched_slope, max(cause.cross.values(), default=None)))
+            table.add_row(name, causal, f"{cause.monotone['words']:+.2f}", f"{_interval(cause.slope, cause.slope_ci)} ({rivals})", own, proven)
     Console(width=150).print(table)
 
 

@@ -162,7 +162,7 @@ class Rulebook:
             if len(arm) + len(disarm) > MAX_NAMED:
                 refused.append(f"alert '{name}' names {len(arm) + len(disarm)} rules; expected at most {MAX_NAMED}")
                 continue
-            wrong = [each for each in arm if each not in known or self._abilities.objection(known[each])] + [
+            wrong = [each for each in arm if each not in known or self.engine.objection(each)] + [
                 each for each in disarm if each not in known
             ]
             if wrong:
@@ -176,9 +176,7 @@ class Rulebook:
         if self.engine.overrides != before:
             self._ledger.append("rules", event="modes", by="alertmanager", modes=self.engine.overrides, digest=self.engine.digest)
         # Only what is said is looked for: to find the nearest name takes longer than all else here.
-        refused += [
-            self._abilities.objection(known[each]) if each in known else unknown("rule", each, known) for each in strange[:MAX_REFUSED]
-        ]
+        refused += [self.engine.objection(each) if each in known else unknown("rule", each, known) for each in strange[:MAX_REFUSED]]
         if refused:
             raise RuleError("; ".join(refused[:MAX_REFUSED]))
         return self.engine.overrides
@@ -188,7 +186,7 @@ class Rulebook:
         known = {each.rule: each for each in self.engine.rules}
         if rule not in known:
             return unknown("rule", rule, known)
-        return self._abilities.objection(known[rule]) if arm else ""
+        return self.engine.objection(rule) if arm else ""
 
     def ordered(self, by: str) -> dict[str, str]:
         """Follow what was armed or put in shadow by hand. Returns the modes that are changed now."""
@@ -234,16 +232,9 @@ class Rulebook:
         """Modes from the alerts that fire now, and above them those that were set by hand. A rule that one alert arms and another puts in shadow is armed."""
         known = {rule.rule: rule for rule in self.engine.rules}
         shadow = {rule: "shadow" for _, disarm in self._alerts.values() for rule in disarm if rule in known}
-        armed = {
-            rule: "armed"
-            for arm, _ in self._alerts.values()
-            for rule in arm
-            if rule in known and not self._abilities.objection(known[rule])
-        }
+        armed = {rule: "armed" for arm, _ in self._alerts.values() for rule in arm if rule in known and not self.engine.objection(rule)}
         by_hand = {order.name: "shadow" if order.verb == "disarm" else "armed" for order in self._orders if order.kind == "rule"}
-        allowed = {
-            name for name, mode in by_hand.items() if name in known and (mode == "shadow" or not self._abilities.objection(known[name]))
-        }
+        allowed = {name for name, mode in by_hand.items() if name in known and (mode == "shadow" or not self.engine.objection(name))}
         self.engine.overrides = shadow | armed | {name: by_hand[name] for name in allowed}
         if self._pipeline is not None and self._pipeline.rules is self.engine:
             self._pipeline.reviewed()

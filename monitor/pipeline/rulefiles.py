@@ -11,7 +11,7 @@ from typing import Literal
 from monitor.audit.manifest import Trust, note_of
 from monitor.config import PACKS, Config, read_text
 from monitor.errors import ConfigError
-from probes.bank import Bank
+from probes.bank import Bank, Threshold
 from rules.abilities import Abilities, Doses
 from rules.facts import ProbeFacts
 from rules.ruleset import RuleSet
@@ -106,14 +106,19 @@ def facts(bank: Bank) -> tuple[ProbeFacts, ...]:
     return tuple(
         ProbeFacts(
             card.name,
-            {window: {each.rate: each.value for each in found} for window, found in card.thresholds.items()},
+            _by_rate(card.thresholds),
             card.causal,
             card.worthwhile,
             card.cause.beats if card.cause is not None else ProbeFacts.beats,
             card.group == "safety" and card.name not in SOOTHING,
+            _by_rate(card.reply_thresholds),
         )
         for card in bank.card.probes
     )
+
+
+def _by_rate(thresholds: dict[str, list[Threshold]]) -> dict[str, dict[float, float]]:
+    return {window: {each.rate: each.value for each in found} for window, found in thresholds.items()}
 
 
 def abilities(config: Config) -> Abilities:

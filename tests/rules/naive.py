@@ -68,9 +68,9 @@ def _number(term: Any, state: dict[str, Any]) -> float:
     if kind == "ewma":
         if math.isnan(column[-1]):
             return math.nan
-        value, decay = 0.0, 0.5 ** (1 / size)
+        value, decay = math.nan, 0.5 ** (1 / size)
         for x in column:
-            value = value if math.isnan(x) else value * decay + x * (1 - decay)
+            value = value if math.isnan(x) else x if math.isnan(value) else value * decay + x * (1 - decay)
         return value
     window = column[-size:]
     if len(window) < size or any(map(math.isnan, window)):

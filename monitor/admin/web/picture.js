@@ -47,12 +47,12 @@ function joined(old, new_) {
   return made;
 }
 
-// As the rules' ewma: a half-life in tokens, from zero on.
+// As the rules' ewma: a half-life in tokens, from the first score on.
 export function ewma(series, halfLife) {
   const decay = 0.5 ** (1 / halfLife);
-  let smooth = 0;
+  let smooth = NaN;
   return series.map((z) => {
-    if (Number.isFinite(z)) smooth = smooth * decay + z * (1 - decay);
+    if (Number.isFinite(z)) smooth = Number.isNaN(smooth) ? z : smooth * decay + z * (1 - decay);
     return smooth;
   });
 }

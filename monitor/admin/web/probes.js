@@ -37,7 +37,7 @@ function card(probe) {
       make("span", { class: `chip ${probe.causal ? "good" : ""}` }, probe.causal === null ? "cause not tried" : probe.causal ? "causal" : "no cause shown"), " ",
       probe.worthwhile === false && make("span", { class: "chip warn" }, "no better than words")),
     auroc(probe),
-    held && make("p", { class: "small" }, `On held-out topics, at the threshold that 1 % of neutral text exceeds: finds ${percent(held.tpr)}, false alarms ${percent(held.fpr)} of ${held.negatives} other texts.`),
+    held && make("p", { class: "small" }, `On held-out topics the default rule finds ${percent(held.tpr)} of ${held.positives} texts, and ${percent(held.fpr)} of ${held.negatives} other ones are false alarms.`),
     windows.length ? make("table", {}, make("caption", { class: "unseen" }, `Thresholds of ${probe.name}`), make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "z exceeded by"), windows[0][1].map((each) => make("th", { scope: "col", class: "num" }, `${percent(each.rate)}`)))),
       make("tbody", {}, windows.map(([name, rates]) => make("tr", {}, make("th", { scope: "row", class: "mono" }, name), rates.map((each) => make("td", { class: "num" }, each.value.toFixed(2))))))) : make("p", { class: "small dim" }, "No calibrated thresholds."));
 }

@@ -1,0 +1,90 @@
+"""What a model replies to prompts, at the lengths and temperatures that servers are used with. Kept on disk, so that another bank reads them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from probes.passport import fingerprint
+from probes.prompts import Prompt
+from probes.reader import Reader, Say
+
+# Tokens at most and temperature, by turns. Whole vocabulary: servers differ in their cut-offs, and without any the tails are longest.
+WAYS = (
+    (32, 1.0), (64, 0.7), (48, 1.0), (32, 0.0), (96, 1.0), (64, 0.3), (48, 1.0), (256, 0.7),
+    (32, 0.7), (64, 1.0), (48, 0.0), (96, 0.7), (32, 1.0), (64, 1.0), (48, 0.3), (512, 1.0),
+)  # fmt: skip
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Token ids of a chat and of its reply, which begins at `start`."""
+
+    prompt: int  # its place among the prompts
+    ids: tuple[int, ...]
+    start: int
+
+
+def replies(reader: Reader, prompts: Sequence[Prompt], samples: int, work: Path, say: Say, seed: int = 0) -> list[Reply]:
+    """`samples` replies to each prompt, each in another way, read from `work` where an earlier run made them."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / f"replies-{_key(reader, prompts, samples, seed)}.jsonl"
+    made = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    if len(made) < len(prompts) * samples:
+        made = _make(reader, prompts, samples, say, seed)
+        whole = path.with_suffix(".part")
+        whole.write_text("".join(json.dumps(each) + "\n" for each in made), "utf-8")
+        whole.rename(path)
+    return [Reply(prompt, tuple(ids), start) for prompt, ids, start in made]
+
+
+def _make(reader: Reader, prompts: Sequence[Prompt], samples: int, say: Say, seed: int) -> list[tuple[int, list[int], int]]:
+    jobs = [(number, WAYS[(number + sample * 7) % len(WAYS)]) for number in range(len(prompts)) for sample in range(samples)]
+    found: list[tuple[int, list[int], int]] = []
+    for turn, way in enumerate(sorted(set(WAYS))):
+        ours = [number for number, each in jobs if each == way]
+        for start in range(0, len(ours), BATCH):
+            batch = ours[start : start + BATCH]
+            encoded = [reader.prompt(prompts[number].turns) for number in batch]
+            torch.manual_seed(seed * 1_000_003 + turn * 1009 + start)
+            for number, ids, produced in zip(batch, encoded, continued(reader, encoded, *way), strict=True):
+                found.append((number, [*ids, *produced], len(ids)))
+            say(f"wrote {len(found)} of {len(jobs)} replies")
+    return sorted(found)
+
+
+@torch.no_grad()
+def continued(reader: Reader, encoded: Sequence[Sequence[int]], tokens: int, temperature: float) -> list[list[int]]:
+    """What the model goes on with after each of the token ids, its end included. Temperature 0 takes the likeliest token."""
+    model, pad = reader.model, reader.tokenizer.pad_token_id
+    ends = model.generation_config.eos_token_id
+    ends = set(ends) if isinstance(ends, list) else {ends}
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
+    length = max(map(len, encoded))
+    # Padding on the left, so that the last position is a real token of every row.
+    ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in encoded], device=model.device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in encoded], device=model.device)
+    made = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=pad, **sampling)
+    found = []
+    for row in made[:, length:].tolist():
+        stop = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+        found.append(row[:stop])
+    return found
+
+
+def _key(reader: Reader, prompts: Sequence[Prompt], samples: int, seed: int) -> str:
+    turns = [each.turns for each in prompts]
+    about = json.dumps([reader.source, reader.dtype, fingerprint(reader.model), WAYS, turns, samples, seed])
+    return hashlib.sha256(about.encode()).hexdigest()[:16]
+
+
+def by_prompt(found: Sequence[Reply]) -> np.ndarray:
+    """Each reply's prompt [n]: replies to one prompt are kin, so that intervals resample prompts."""
+    return np.array([each.prompt for each in found])
