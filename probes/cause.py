@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 
 from probes.bank import Bank, Cause
 from probes.circumplex import ENDS
-from probes.corpus import DEEP, Corpus, Text
+from probes.corpus import ALARMS, DEEP, Corpus, Text
 from probes.fit import FitError
 from probes.layers import envoys
 from probes.methods import Floats, unit
@@ -39,7 +39,6 @@ WORDS = 40
 MEASURES = ("words", "entropy", "later")
 MONOTONE = 0.9  # rank correlation of dose and words that a causal probe reaches
 LATER = 6  # layers further on
-ALARMS = ("desperation", "panic", "hostility", "frustration")
 
 
 class Steering:

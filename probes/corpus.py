@@ -17,6 +17,7 @@ from typing import Literal
 
 # Concept → its word among the 171 emotions.
 DEEP = {"desperation": "desperate", "panic": "panicked", "hostility": "hostile", "frustration": "frustrated", "calm": "calm"}
+ALARMS = tuple(name for name in DEEP if name != "calm")  # those of harm: the default rules are about them
 BROAD_TOPICS = ("a letter", "a meeting", "a garden", "a journey", "a meal", "a phone call", "a day at school", "a night")
 FOLDER = Path(__file__).parent / "concepts"
 

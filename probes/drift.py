@@ -14,6 +14,13 @@ from probes.bank import Bank
 WINDOW = "ewma(8)"
 
 
+def divergence(shift: NDArray[np.float64], deviation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of normal distributions with these means and deviations from the standard one, elementwise, in nats."""
+    square = np.maximum(deviation, 1e-6) ** 2
+    found: NDArray[np.float64] = (square + shift**2 - 1 - np.log(square)) / 2
+    return found
+
+
 class Drift:
     """Exponential means over tokens, updated by whole frames. `half_life` is in tokens."""
 
@@ -41,11 +48,13 @@ class Drift:
             state += (1 - kept) * values.mean(axis=0)
 
     def gauges(self) -> dict[str, NDArray[np.float64]]:
-        """By name, one value a probe: mean shift in z, ratio of deviations, and how many times its rate the 1 % threshold is exceeded."""
+        """By name, one value a probe: mean shift in z, ratio of deviations, how many times its rate the 1 % threshold is exceeded, and the divergence of the
+        running distribution from the calibrated one, in nats: one number for a model that broke, whichever way its scores went."""
         weight = 1 - self._decay**self.seen if self.seen else 1.0
         # The averages began at the card's own values; what they have not yet forgotten of them is taken out.
         mean = self._mean / weight
         square = (self._square - (1 - weight)) / weight if self.seen else self._square
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(self._rate > 0, self._above / weight / self._rate, np.nan)
-        return {"shift": mean, "deviation": np.sqrt(np.maximum(square - mean**2, 0)), "exceedance": ratio}
+        deviation = np.sqrt(np.maximum(square - mean**2, 0))
+        return {"shift": mean, "deviation": deviation, "exceedance": ratio, "divergence": divergence(mean, deviation)}

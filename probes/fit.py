@@ -96,7 +96,8 @@ def fit(reader: Reader, corpus: Corpus, labelled: Sequence[Labelled], work: Path
         layer_profile=profile,
         circumplex=shares,
         limits=[
-            f"Fitted on {len(corpus.texts)} English texts that were written for it" + (" and on human-labelled comments." if labelled else "."),
+            f"Fitted on {len(corpus.texts)} English texts that were written for it"
+            + (" and on human-labelled comments." if labelled else "."),
             "The test split is by the same hand as the training split: expect less on other voices, see the labelled figures.",
             "A probe is the representation of an emotion concept in one model. A quiet probe is no proof of calm.",
         ],

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from probes.bank import Bank, Figure
+from probes.corpus import ALARMS
 from probes.prompts import KINDS, Prompt, of_kind
 from probes.reader import Reader, Say
 from probes.replies import by_prompt, replies
@@ -20,7 +21,6 @@ from probes.windows import windowed
 
 RATE, REPLY_RATE = 0.01, 0.005  # the thresholds that the default pack uses
 SAMPLES = {"ordinary": 3, "topical": 2}
-ALARMS = ("desperation", "panic", "hostility", "frustration")  # what the default pack has armed rules for
 
 
 def quiet(reader: Reader, bank: Bank, prompts: Sequence[Prompt], work: Path, say: Say) -> Bank:

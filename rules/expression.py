@@ -212,5 +212,6 @@ def parsed(text: str) -> ast.expr:
 
 def _threshold_name(node: ast.expr) -> str:
     """fpr, the card's threshold by windows, or reply_fpr, that by whole replies; empty for anything else."""
-    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("fpr", "reply_fpr")
-    return node.func.id if named else ""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("fpr", "reply_fpr"):
+        return node.func.id
+    return ""

@@ -200,9 +200,10 @@ def compare(
     bank: BankOption,
     dtype_a: Annotated[str, typer.Option("--dtype-a", help="auto, bfloat16, float16 or float32.")] = "auto",
     dtype_b: Annotated[str, typer.Option("--dtype-b", help="auto, bfloat16, float16, float32 or int8 (weights, dynamic, CPU).")] = "auto",
+    label_free: Annotated[bool, typer.Option("--label-free", help="Ask only whether the scores of the models' own replies look alike: no labelled text.")] = False,
     work: WorkOption = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
-    """Does a bank still hold? Exit code 0: PASS. 1: RECALIBRATE or REFIT. 3: INCONCLUSIVE."""
+    """Does a bank still hold? Exit code 0: PASS. 1: RECALIBRATE, REFIT or DRIFTED. 3: INCONCLUSIVE."""
     with _mendable():
         from probes.bank import Bank
         from probes.compare import compare as run
@@ -218,6 +219,18 @@ def compare(
             raise ConfigError(
                 f"{b} has width {second.width} and {second.layers} layers; the bank needs {loaded.card.model.width} and {loaded.card.model.layers}: fit a new one"
             )
+        if label_free:
+            from probes.label_free import compare as alike
+            from probes.label_free import scores_of
+
+            found = alike(scores_of(first, loaded, _work(work), _say), scores_of(second, loaded, _work(work), _say), loaded.names)
+            if as_json:
+                print(json.dumps(found.__dict__))
+            else:
+                from monitor.commands.tables import label_free_table
+
+                label_free_table(found)
+            raise typer.Exit({"PASS": 0, "INCONCLUSIVE": 3}.get(found.verdict, 1))
         drifts: list[Drift] = run(first, second, loaded, Corpus.read(), _work(work), _say)
     if as_json:
         print(json.dumps([each.__dict__ for each in drifts]))

@@ -11,6 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from probes.bank import Bank
     from probes.compare import Drift
+    from probes.label_free import LabelFree
 
 COLOUR = {"PASS": "green", "INCONCLUSIVE": "yellow", "RECALIBRATE": "red", "REFIT": "red"}
 
@@ -63,8 +64,13 @@ def cause_table(bank: Bank, names: Sequence[str]) -> None:
             own = " ".join(f"{dose:+g}:{value:+.2f}" for dose, value in zip(cause.doses, cause.outcomes["words"], strict=True))
             proven = ", ".join(f"{dose:+g}" for dose in cause.proven) or ("none" if cause.matched else "not tried")
             causal = "[green]yes[/green]" if card.causal else "[red]no[/red]"
-            rivals = ", ".join("–" if each is None else f"{each:.2f}" for each in (cause.random_slope, cause.matched_slope, max(cause.cross.values(), default=None)))
-            table.add_row(name, causal, f"{cause.monotone['words']:+.2f}", f"{_interval(cause.slope, cause.slope_ci)} ({rivals})", own, proven)
+            rivals = ", ".join(
+                "–" if each is None else f"{each:.2f}"
+                for each in (cause.random_slope, cause.matched_slope, max(cause.cross.values(), default=None))
+            )
+            table.add_row(
+                name, causal, f"{cause.monotone['words']:+.2f}", f"{_interval(cause.slope, cause.slope_ci)} ({rivals})", own, proven
+            )
     Console(width=150).print(table)
 
 
@@ -78,6 +84,18 @@ def drift_table(drifts: Sequence[Drift]) -> None:
         verdict = f"[{COLOUR[each.verdict]}]{each.verdict}[/]"
         table.add_row(each.probe, verdict, _interval(*each.shift), before, after, _interval(*each.fpr))
     Console(width=130).print(table)
+
+
+def label_free_table(found: LabelFree) -> None:
+    console = Console(width=130)
+    colour = COLOUR.get(found.verdict, "red")
+    console.print(
+        f"[{colour}]{found.verdict}[/]: divergence {_interval(*found.divergence)} nats; chance alone stays below {found.chance:.3f} in 99 of 100 draws"
+    )
+    table = Table("probe that moved most", "shift of its mean", "ratio of deviations")
+    for name, shift, deviation in found.moved:
+        table.add_row(name, f"{shift:+.3f}", f"{deviation:.3f}")
+    console.print(table)
 
 
 def _interval(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -31,6 +31,7 @@ class DriftGauges(Collector):
         "shift": "Running mean of the scores, in standard deviations of the calibration",
         "deviation": "Running standard deviation of the scores; 1 at the calibration, near 0 for a probe that is stuck",
         "exceedance": "How many times more often than calibrated the 1 % threshold is exceeded",
+        "divergence": "Divergence of the running score distribution from the calibrated one, in nats: 0 where mean and deviation are the card's",
     }
 
     def __init__(self, probes: tuple[str, ...], drift: Drift) -> None:

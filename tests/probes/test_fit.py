@@ -12,17 +12,21 @@ import transformers
 
 from monitor.config import BANKS
 from monitor.pipeline.rulefiles import facts
-from probes.bank import Bank, BankError
-from probes.calibration import calibrate, registers, thresholds
+from probes import prompts
+from probes.bank import Bank, BankError, Threshold
+from probes.calibration import calibrate, registers, reply_thresholds, thresholds
 from probes.cause import MONOTONE, validate
 from probes.compare import compare, worst
 from probes.corpus import DEEP, Corpus
 from probes.evaluation import Evaluation, long_context
 from probes.fit import SAFETY, FitError, fit
 from probes.labelled import Labelled
+from probes.lead import lead_time
 from probes.norms import against_norms
 from probes.page import page
 from probes.passport import Passport
+from probes.prompts import setting
+from probes.quiet import quiet as quieted
 from probes.reader import SKIP, Reader, ReadError
 from probes.registers import neutral_registers
 from probes.scoring import generate, token_scores
@@ -57,7 +61,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> list[L
 
 @pytest.fixture(scope="module")
 def made(reader: Reader, corpus: Corpus, work: Path, labelled: list[Labelled]) -> Bank:
-    bank = calibrate(reader, fit(reader, corpus, labelled, work, None, quiet, 200), corpus, 1, quiet)
+    bank = calibrate(reader, fit(reader, corpus, labelled, work, None, quiet, 200), setting(corpus)[::2], 1, work, quiet)
     return registers(bank, neutral_registers(reader, bank, corpus, labelled, work))
 
 
@@ -69,7 +73,7 @@ def test_the_read_out_is_the_state_that_produces_each_token(reader: Reader, corp
         with torch.no_grad():
             hidden = reader.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
         first = prompt - 1 + min(SKIP, (len(ids) - prompt) // 4)
-        expected = torch.stack(hidden[:-1])[:, 0, first:].mean(dim=1).numpy()
+        expected = torch.stack(hidden[:-1])[:, 0, first:-1].mean(dim=1).numpy()
         assert np.allclose(mean, expected, atol=2e-3)
 
 
@@ -119,7 +123,9 @@ def test_a_fit_gives_a_whole_bank(made: Bank, tmp_path: Path) -> None:
     assert np.array_equal(bank.patterns[7:], bank.directions[7:])
     for card in bank.card.probes[:7]:
         assert 2 <= card.layer <= 4
-        assert [threshold.rate for threshold in card.thresholds["ewma(8)"]] == [0.01, 0.001, 0.0001]
+        # Of a rarer rate these replies know nothing: none of their windows above it would be no proof.
+        assert [threshold.rate for threshold in card.thresholds["ewma(8)"]] == [0.01, 0.001]
+        assert card.reply_thresholds["ewma(8)"] == []
         assert all(t.ci and t.ci[0] <= t.value <= t.ci[1] for t in card.thresholds["max(8)"])
         assert "code" in card.registers
     assert bank.card.calibration["tokens"] > 1000
@@ -128,26 +134,75 @@ def test_a_fit_gives_a_whole_bank(made: Bank, tmp_path: Path) -> None:
 
 
 def test_z_units_are_those_of_neutral_generations(reader: Reader, corpus: Corpus, made: Bank) -> None:
-    prompts = [text.prompt for text in corpus.texts if not text.concept]
-    scores = np.concatenate([each.scores for each in generate(reader, made, prompts, 64)])
+    ordinary = [each.turns[0] for each in prompts.read() if each.kind == "ordinary"]
+    scores = np.concatenate([each.scores for each in generate(reader, made, ordinary, 64)])
     assert np.abs(scores.mean(axis=0)).max() < 0.3
     assert np.abs(scores.std(axis=0) - 1).max() < 0.3
 
 
 def test_thresholds_are_exceeded_at_their_rate() -> None:
     random = np.random.default_rng(0)
-    generations = [random.normal(size=64).astype(np.float32) for _ in range(400)]
-    found = thresholds(generations, "last", 100)
+    generations = [random.normal(size=(64, 1)).astype(np.float32) for _ in range(400)]
+    owner = np.arange(400) // 2
+    found = thresholds(generations, owner, "last", 100)
     assert found[0].value == pytest.approx(2.326, abs=0.15)
     assert found[0].ci is not None
     assert found[0].ci[0] < 2.326 < found[0].ci[1]
+    assert [each.rate for each in found] == [0.01, 0.001]
+    # In one reply of a hundred the highest of 64 scores passes this.
+    (whole,) = reply_thresholds(generations, owner, "last", 100)
+    assert whole.rate == 0.01
+    assert whole.value == pytest.approx(3.60, abs=0.25)
+    assert reply_thresholds(generations[:299], owner[:299], "last", 0) == []
+
+
+def test_replies_to_one_prompt_are_one_unit() -> None:
+    """Of replies that are copies, an interval must not grow narrower."""
+    random = np.random.default_rng(0)
+    apart = [random.normal(size=(64, 1)).astype(np.float32) for _ in range(100)]
+    single = thresholds(apart, np.arange(100), "last", 200)[0].ci
+    copied = thresholds([each for each in apart for _ in range(4)], np.arange(400) // 4, "last", 200)[0].ci
+    assert single is not None
+    assert copied is not None
+    assert copied[1] - copied[0] > 0.7 * (single[1] - single[0])
+
+
+def test_false_alarms_are_counted_on_prompts_of_their_own(reader: Reader, made: Bank, work: Path) -> None:
+    """Thresholds as low as can be let every window through, and thresholds as high as can be let none."""
+    few = prompts.checking()[::20]
+    assert not set(few) & set(prompts.setting(Corpus.read()))
+    for value, expected in ((-1e9, 1.0), (1e9, 0.0)):
+        limit = {"ewma(8)": [Threshold(rate=rate, value=value) for rate in (0.01, 0.005)]}
+        bank = made.with_cards([card.model_copy(update={"thresholds": limit, "reply_thresholds": limit}) for card in made.card.probes])
+        found = quieted(reader, bank, few, work, quiet)
+        assert [each.suite for each in found.card.false_alarms] == [
+            "ordinary replies that meet a default rule",
+            "topical replies that meet a default rule",
+        ]
+        assert all(
+            each.fpr == pytest.approx(expected, abs=0.1) for each in found.card.false_alarms
+        )  # a reply of under eight tokens meets none
+        windows = {each.suite: each.windows_over for each in found["panic"].evaluation}
+        assert windows["benign topical replies"] == expected
+        assert any(suite.startswith("benign replies: ") for suite in windows)
 
 
 def test_it_is_measured(reader: Reader, corpus: Corpus, made: Bank, labelled: list[Labelled], work: Path, tmp_path: Path) -> None:
     evaluation = Evaluation(reader, made, corpus, labelled, work, quiet, 200)
     bank = evaluation.run()
     suites = {figure.suite for figure in bank["panic"].evaluation}
-    assert {"held-out topics", "held-out form: log", "implied", "negation", "mention", "quote", "echo", "foreign"} <= suites
+    assert {
+        "held-out topics",
+        "held-out form: agents' logs and notes",
+        "the other emotions",
+        "implied",
+        "negation, pairs",
+        "mention",
+        "quote",
+        "echo",
+        "foreign",
+    } <= suites
+    assert any(suite.startswith("topics and hard cases together: ahead of ") for suite in suites)
     topics = bank["panic"].evaluation[0]
     assert set(topics.baselines) == {"TF-IDF", "lexicon", "embedding"}
     assert topics.auroc_ci is not None
@@ -156,10 +211,14 @@ def test_it_is_measured(reader: Reader, corpus: Corpus, made: Bank, labelled: li
     assert sum(each is False for each in worth.values()) >= len(worth) - 1, worth
     assert "worth nothing here" in page(bank)
     assert "worth nothing here" not in page(Bank.load(BANKS / "smollm2-135m-instruct"))
-    rule = "rules:\n- {rule: r, desc: d, when: hostility.last > 3, do: halt}\n"
+    rule = "rules:\n- {rule: r, desc: d, when: hostility.last > 3, do: halt, mode: armed}\n"
     with pytest.raises(DocumentError, match="tells no more of unseen topics than words alone do"):
         RuleEngine.from_text(rule, facts(bank.with_card("hostility", causal=None)))
     assert any(figure.suite.startswith("correlation with ratings") for figure in bank["valence"].evaluation)
+    lead = {each.suite: each for each in lead_time(reader, evaluation, "panic")}
+    assert {"held-out topics, first 8 tokens", "held-out topics, first 32 tokens"} <= set(lead)
+    assert all(each.baselines for suite, each in lead.items() if suite.startswith("held-out topics"))
+    assert any(suite.startswith("first score with the tone") for suite in lead)
     long = long_context(reader, evaluation, "panic", tokens=300)
     assert long.positives == 5
     norms = tmp_path / "norms.csv"
@@ -176,7 +235,14 @@ def test_cause_is_judged_against_random_directions(reader: Reader, corpus: Corpu
     card = bank["panic"]
     assert card.cause is not None
     assert card.cause.outcomes["words"][card.cause.doses.index(0.0)] == pytest.approx(0, abs=1e-6)
-    assert card.causal == (card.cause.monotone["words"] >= MONOTONE and card.cause.slope > card.cause.random_slope)
+    cause = card.cause
+    assert cause.slope_ci is not None
+    assert cause.matched_slope is not None
+    assert cause.slope_ci[0] <= cause.slope <= cause.slope_ci[1]
+    assert set(cause.cross) == {"desperation", "hostility", "frustration"}
+    # Words that rise with the dose are not enough: surely, and more than along other directions, and more than other concepts' words.
+    rivals = (cause.random_slope, cause.matched_slope, *cause.cross.values())
+    assert card.causal == (cause.monotone["words"] >= MONOTONE and cause.slope_ci[0] > 0 and cause.slope > max(rivals))
     assert card.cause.random_slope > 0
     assert len(card.cause.matched) == len(card.cause.doses)
     assert card.cause.matched[0] < 0 < card.cause.matched[-1]

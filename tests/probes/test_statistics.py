@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from probes.methods import METHODS, neutral_components, unit, without
-from probes.statistics import auroc, bootstrap, figure
+from probes.scoring import held, peaks
+from probes.statistics import auroc, auroc_interval, bootstrap, clustered, figure, found_at, wilson, with_rates
 from probes.windows import WINDOWS, windowed
 from rules.signal import Signal
 from rules.windows import Windows
@@ -28,9 +29,12 @@ def test_an_interval_holds_the_value_and_narrows() -> None:
     assert narrow[0] < 0.76 < narrow[1]
 
 
-def test_a_figure_with_one_side_tells_only_its_rate() -> None:
-    made = figure("negation", np.empty(0), np.array([0.0, 1.0, 2.0, 3.0]), 1.5, 50)
+def test_rates_are_those_of_the_default_rules() -> None:
+    made = with_rates(
+        figure("mention", np.empty(0), np.array([0.0, 1.0, 2.0, 3.0])), np.empty(0, bool), np.array([True, False, True, False])
+    )
     assert made.auroc is None
+    assert made.tpr is None
     assert made.fpr == 0.5
 
 
@@ -63,3 +67,45 @@ def test_neutral_components_are_projected_out() -> None:
     assert len(basis) == 1
     cleaned = without(unit(np.ones((1, 8))), basis)
     assert np.abs(cleaned @ basis.T).max() < 1e-5
+
+
+def test_intervals_of_perfect_figures_are_not_a_point() -> None:
+    low, high = auroc_interval(1.0, 10, 10)
+    assert 0.7 < low < 0.95
+    assert high == 1
+    assert auroc_interval(1.0, 200, 200)[0] > low
+    low, high = wilson(10, 10)
+    assert low == pytest.approx(0.722, abs=0.002)  # Brown, Cai and DasGupta 2001
+    assert high == 1
+    assert wilson(0, 384)[1] == pytest.approx(0.0099, abs=0.0002)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+@given(st.integers(2, 60), st.integers(2, 60), st.floats(0.01, 1))
+def test_an_area_lies_in_its_interval(positives: int, negatives: int, value: float) -> None:
+    low, high = auroc_interval(value, positives, negatives)
+    assert 0 <= low <= value <= high <= 1
+
+
+def test_whole_groups_are_drawn() -> None:
+    random = np.random.default_rng(0)
+    level = np.repeat(random.normal(size=30), 10)
+    together = clustered(lambda x: float(x.mean()), np.repeat(np.arange(30), 10), level)
+    apart = clustered(lambda x: float(x.mean()), np.arange(300), level)
+    assert together[1] - together[0] > 2 * (apart[1] - apart[0])
+
+
+def test_what_is_found_at_a_rate_is_judged_on_one_half() -> None:
+    random = np.random.default_rng(0)
+    share = found_at(0.01, random.normal(3, 1, 500), random.normal(0, 1, 1000))
+    assert share is not None
+    assert share[0] == pytest.approx(0.75, abs=0.08)
+    assert share[1][0] < share[0] < share[1][1]
+    assert found_at(0.01, np.ones(5), np.zeros(299)) is None
+
+
+def test_a_value_is_held_as_long_as_its_lowest() -> None:
+    scores = np.array([[0.0], [3.0], [2.0], [4.0], [1.0]])
+    assert held(scores, 3)[:, 0].tolist() == [0, 2, 1]
+    assert peaks([scores, scores[:2]], "last", 3)[:, 0].tolist() == [2, -np.inf]
+    assert peaks([scores], "last")[0, 0] == 4

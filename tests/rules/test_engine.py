@@ -346,11 +346,14 @@ def test_bad_matches_say_what_is_wrong(match: str, expected: str) -> None:
 def test_a_rule_must_not_stop_a_reply_on_a_probe_without_proof() -> None:
     for probe, why in (("calm", "which has no calibration"), ("unproven", "whose card says causal: false")):
         facts = [*probe_facts(), ProbeFacts("unproven", {"last": {0.01: 1.0}}, causal=False)]
-        text = f"rules:\n- {{rule: r, desc: d, when: {probe}.last > 1, do: halt}}\n"
+        text = f"rules:\n- {{rule: r, desc: d, when: {probe}.last > 1, do: halt, mode: armed}}\n"
         with pytest.raises(DocumentError, match=rf"r.yaml:2:\d+: rule 'r' would halt on '{probe}', {why}.*accept_unproven: \[{probe}\]"):
             RuleEngine.from_text(text, facts, "r.yaml")
-        RuleEngine.from_text(text.replace("halt}", f"halt, accept_unproven: [{probe}]}}"), facts)
-        RuleEngine.from_text(text.replace("halt}", "alert}"), facts)
+        assert not RuleEngine.from_text(text.replace("halt,", f"halt, accept_unproven: [{probe}],"), facts).objection("r")
+        assert not RuleEngine.from_text(text.replace("halt,", "alert,"), facts).objection("r")
+        # In shadow it may be watched, and nobody can arm it there.
+        shadow = RuleEngine.from_text(text.replace("armed", "shadow"), facts)
+        assert f"would halt on '{probe}', {why}" in shadow.objection("r")
 
 
 def test_an_action_that_nobody_takes_is_not_armed() -> None:
