@@ -8,7 +8,7 @@ before, on other texts. Where a form is held out, layer and method are chosen an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +17,29 @@ from numpy.typing import NDArray
 from probes import suites
 from probes.bank import HELD_OUT, Bank, Figure
 from probes.baselines import Baselines
+from probes.circumplex import AXES
 from probes.corpus import Corpus, Text
 from probes.fit import FORMS, SAFETY, chosen_without, direction_of
 from probes.labelled import Labelled
 from probes.material import Material, comment
 from probes.methods import Floats
 from probes.quiet import REPLY_RATE
-from probes.reader import Reader, Say
+from probes.reader import SKIP, Reader, Say
 from probes.scoring import HOLD, RULE_WINDOW, peaks, read, token_scores
 from probes.statistics import auroc, clustered, figure, found_at, paired, ranking, with_rates
 from probes.windows import windowed
 
-LABELLED_TEXTS = 4000
+LABELLED_TEXTS = 3000
 TOGETHER = "topics and hard cases together"  # the suite for the margin over other detectors
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Texts as some probes see them: mean z and whether the default rule's condition is met [n, k]; mean embeddings of the words [n, 1, width]."""
+
+    mean: Floats
+    met: NDArray[np.bool_]
+    words: NDArray[np.float16]
 
 
 class Evaluation:
@@ -44,16 +54,17 @@ class Evaluation:
         self.figures: dict[str, list[Figure]] = {}
         self.weight, self.bias = bank.affine()
         self.deep = [name for name in SAFETY if name in bank.names]
+        self._kept: dict[str, Sight] = {}
         test = np.flatnonzero(self.material.split == "test")
         self._met = np.zeros((len(self.material.texts), len(self.deep)), bool)
-        self._met[test] = self.meets([self.material.texts[row] for row in test])
+        self._met[test] = self.look([self.material.texts[row] for row in test]).met
 
     def run(self) -> Bank:
         """The bank with its evaluation in the card."""
         for number, name in enumerate(self.deep, 1):
             self.figures[name] = [*self._topics(name), *self._forms(name), *self._hard_cases(name), *self._labelled(name)]
             self.say(f"evaluated {number} of {len(self.deep)} probes")
-        for name in ("valence", "arousal"):
+        for name in AXES:
             if name in self.bank.names:
                 self.figures[name] = self._rated(name)
         kept = {card.name: [each for each in card.evaluation if each.windows_over is not None] for card in self.bank.card.probes}
@@ -73,13 +84,29 @@ class Evaluation:
         scores: Floats = states[:, self.bank.layers[i] + 1].astype(np.float32) @ self.weight[:, i] + self.bias[i]
         return scores
 
-    def meets(self, texts: Sequence[Text]) -> NDArray[np.bool_]:
-        """Whether each text meets the default rule's condition of each alarm probe [n, deep]."""
-        bank = self.bank.select(self.deep)
-        scores = read(self.reader, bank, [self.reader.encode(text) for text in texts])
-        limits = [bank.limit(name, RULE_WINDOW, REPLY_RATE, replies=True) for name in self.deep]
-        found: NDArray[np.bool_] = peaks(scores, RULE_WINDOW, HOLD) > np.array([np.inf if each is None else each for each in limits])
-        return found
+    def look(self, texts: Sequence[Text], names: Sequence[str] | None = None) -> Sight:
+        """Texts read once, token by token, for some probes of the bank; by default the deep ones."""
+        bank = self.bank.select(names or self.deep)
+        chats = [self.reader.encode(text) for text in texts]
+        scores = read(self.reader, bank, chats, self.say)
+        first = [min(SKIP, len(each) // 4) for each in scores]
+        limits = [bank.limit(name, RULE_WINDOW, REPLY_RATE, replies=True) for name in bank.names]
+        table = self.reader.model.get_input_embeddings().weight.detach()
+        words = [
+            table[ids[start - 1 + skip : len(ids) - 1]].float().mean(dim=0).cpu().numpy()
+            for (ids, start), skip in zip(chats, first, strict=True)
+        ]
+        return Sight(
+            np.stack([each[skip:].mean(axis=0) for each, skip in zip(scores, first, strict=True)]),
+            peaks(scores, RULE_WINDOW, HOLD) > np.array([np.inf if each is None else each for each in limits]),
+            np.stack(words)[:, None].astype(np.float16),
+        )
+
+    def _once(self, key: str, texts: Sequence[Text]) -> Sight:
+        """The same texts are looked at for one probe after the other."""
+        if key not in self._kept:
+            self._kept[key] = self.look(texts)
+        return self._kept[key]
 
     def _figure(self, suite: str, scores: Floats, met: NDArray[np.bool_], shows: NDArray[np.bool_], not_: NDArray[np.bool_]) -> Figure:
         made = with_rates(figure(suite, scores[shows], scores[not_]), met[shows], met[not_])
@@ -140,9 +167,10 @@ class Evaluation:
             return []
         hard = [text for suite in cases for text in suite.texts]
         texts = [*(material.texts[row].reply for row in base), *(text.reply for text in hard)]
-        states = np.concatenate([material.states[base], self.reader.means(hard, self.work)])
-        met = np.concatenate([self._met[base, deep], self.meets(hard)[:, deep]])
-        scores, values = self.score(name, states), self.baselines(name).scores(texts, states)
+        sight = self.look(hard)
+        scores = np.concatenate([self.score(name, material.states[base]), sight.mean[:, deep]])
+        met = np.concatenate([self._met[base, deep], sight.met[:, deep]])
+        values = self.baselines(name).scores(texts, np.concatenate([material.states[base][:, :1], sight.words]))
         suite_of = np.array([""] * len(base) + [suite.name for suite in cases for _ in suite.texts])
         positive = np.array([*shows[base], *(suite.positive for suite in cases for _ in suite.texts)])
         found = []
@@ -181,13 +209,14 @@ class Evaluation:
             taken = self._taken.get(file.digest, set())
             rows = np.array([row for row in np.random.default_rng(2).permutation(len(file.texts)) if row not in taken][:LABELLED_TEXTS])
             texts = [comment(file.texts[row], 1) for row in rows]
-            states = self.reader.means(texts, self.work, self.say)
-            scores, shows, not_ = self.score(name, states), truth[rows] == 1, truth[rows] == 0
+            shows, not_ = truth[rows] == 1, truth[rows] == 0
             if not shows.any() or not not_.any():
                 continue
-            met = self.meets(texts)[:, self.deep.index(name)]
-            made = self._figure(f"human labels: {file.name}", scores, met, shows, not_)
-            found.append(made.model_copy(update={"baselines": self._rivals(name, [text.reply for text in texts], states, shows, not_)}))
+            sight, deep = self._once(file.digest, texts), self.deep.index(name)
+            made = self._figure(f"human labels: {file.name}", sight.mean[:, deep], sight.met[:, deep], shows, not_)
+            found.append(
+                made.model_copy(update={"baselines": self._rivals(name, [text.reply for text in texts], sight.words, shows, not_)})
+            )
         return found
 
     def _rated(self, name: str) -> list[Figure]:
@@ -197,8 +226,11 @@ class Evaluation:
             if file.ratings is None:
                 continue
             unseen = np.random.default_rng(1).permutation(len(file.texts))[-LABELLED_TEXTS // 2 :]
-            states = self.reader.means([comment(file.texts[row], 1) for row in unseen], self.work, self.say)
-            scores, truth = self.score(name, states), file.ratings[unseen, 0 if name == "valence" else 1]
+            key = f"rated {file.digest}"
+            axes = [each for each in AXES if each in self.bank.names]
+            if key not in self._kept:
+                self._kept[key] = self.look([comment(file.texts[row], 1) for row in unseen], axes)
+            scores, truth = self._kept[key].mean[:, axes.index(name)], file.ratings[unseen, AXES.index(name)]
 
             def r(a: Floats, b: Floats) -> float:
                 return float(np.corrcoef(a, b)[0, 1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,27 +37,32 @@ def replies(reader: Reader, prompts: Sequence[Prompt], samples: int, work: Path,
     work.mkdir(parents=True, exist_ok=True)
     path = work / f"replies-{_key(reader, prompts, samples, seed)}.jsonl"
     made = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-    if len(made) < len(prompts) * samples:
-        made = _make(reader, prompts, samples, say, seed)
-        whole = path.with_suffix(".part")
-        whole.write_text("".join(json.dumps(each) + "\n" for each in made), "utf-8")
-        whole.rename(path)
-    return [Reply(prompt, tuple(ids), start) for prompt, ids, start in made]
-
-
-def _make(reader: Reader, prompts: Sequence[Prompt], samples: int, say: Say, seed: int) -> list[tuple[int, list[int], int]]:
     jobs = [(number, WAYS[(number + sample * 7) % len(WAYS)]) for number in range(len(prompts)) for sample in range(samples)]
-    found: list[tuple[int, list[int], int]] = []
+    with path.open("a", encoding="utf-8") as kept:
+        for batch in _make(reader, prompts, jobs, len(made), seed):
+            kept.writelines(json.dumps(each) + "\n" for each in batch)
+            kept.flush()
+            made += batch
+            say(f"wrote {len(made)} of {len(jobs)} replies")
+    return [Reply(prompt, tuple(ids), start) for prompt, ids, start in sorted(made)]
+
+
+def _make(
+    reader: Reader, prompts: Sequence[Prompt], jobs: Sequence[tuple[int, tuple[int, float]]], done: int, seed: int
+) -> Iterator[list[tuple[int, list[int], int]]]:
+    """Batches of one way each, from the job after the first `done` on: a run that was interrupted goes on."""
     for turn, way in enumerate(sorted(set(WAYS))):
         ours = [number for number, each in jobs if each == way]
         for start in range(0, len(ours), BATCH):
             batch = ours[start : start + BATCH]
+            if done >= len(batch):
+                done -= len(batch)
+                continue
+            batch, done = batch[done:], 0
             encoded = [reader.prompt(prompts[number].turns) for number in batch]
             torch.manual_seed(seed * 1_000_003 + turn * 1009 + start)
-            for number, ids, produced in zip(batch, encoded, continued(reader, encoded, *way), strict=True):
-                found.append((number, [*ids, *produced], len(ids)))
-            say(f"wrote {len(found)} of {len(jobs)} replies")
-    return sorted(found)
+            made = continued(reader, encoded, *way)
+            yield [(number, [*ids, *produced], len(ids)) for number, ids, produced in zip(batch, encoded, made, strict=True)]
 
 
 @torch.no_grad()
@@ -71,7 +76,10 @@ def continued(reader: Reader, encoded: Sequence[Sequence[int]], tokens: int, tem
     # Padding on the left, so that the last position is a real token of every row.
     ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in encoded], device=model.device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in encoded], device=model.device)
-    made = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=pad, **sampling)
+    # A cache of fixed size: one that grows is copied at every token, which took six times as long on a processor.
+    made = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=pad, cache_implementation="static", disable_compile=True, **sampling
+    )  # fmt: skip
     found = []
     for row in made[:, length:].tolist():
         stop = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))

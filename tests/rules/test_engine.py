@@ -48,9 +48,10 @@ def test_a_rule_fires_once_after_its_condition_held() -> None:
     assert verdicts[0].signals == {"desperation.last": 3.0}
 
 
-def test_the_average_starts_at_neutral() -> None:
-    # With half-life 1 the average after one token of 4 is 2, after two 3.
-    assert [p for p in places(run(engine("desperation.ewma(1) > 2.5"), [4, 4, 4])) if p >= 0] == [1]
+def test_the_average_starts_from_the_first_score() -> None:
+    # With half-life 1 the average of 4, 0, 0 is 4, 2, 1; of 0, 4, 4 it is 0, 2, 3.
+    assert [p for p in places(run(engine("desperation.ewma(1) < 1.5"), [4, 0, 0])) if p >= 0] == [2]
+    assert [p for p in places(run(engine("desperation.ewma(1) > 2.5"), [0, 4, 4])) if p >= 0] == [2]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_a_missing_number_does_not_hide_the_other_probe() -> None:
 
 
 def test_a_missing_number_does_not_poison_the_average() -> None:
-    assert [p for p in places(run(engine("desperation.ewma(1) > 2.5"), [4, math.nan, 4])) if p >= 0] == [2]
+    assert [p for p in places(run(engine("desperation.ewma(1) > 2.5"), [math.nan, 0, math.nan, 4, 4])) if p >= 0] == [4]
 
 
 def test_zero_by_zero_never_fires() -> None:
@@ -305,7 +306,8 @@ def test_macros_and_their_errors() -> None:
 @pytest.mark.parametrize(
     ("when", "expected"),
     [
-        ("desperation.ewma(8) > fpr(0.5)", "no threshold at a rate of 0.5; it has: 0.01, 0.001"),
+        ("desperation.ewma(8) > fpr(0.5)", "the card has no fpr(0.5); it has: fpr(0.01), fpr(0.001)"),
+        ("desperation.ewma(8) > reply_fpr(0.01)", "the card of 'desperation' has no thresholds for reply_fpr"),
         ("desperation.ewma(9) > fpr(0.01)", "no thresholds for ewma(9); it has: last, ewma(8)"),
         ("calm.last > fpr(0.01)", "the card of 'calm' has no thresholds"),
         ("desperation.last - 1 > fpr(0.01)", "compared with one signal"),

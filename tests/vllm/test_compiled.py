@@ -19,7 +19,7 @@ from tests.vllm.judge import Judge
 
 pytestmark = pytest.mark.timeout(1200)  # two servers start, and each compiles its model
 REQUESTS = int(
-    os.environ.get("REQUESTS", "400")
+    os.environ.get("REQUESTS", "200")
 )  # a thousand find no more and took a fifth of all these tests' time; `REQUESTS=1000 make test-vllm` asks them
 TOLERANCE = 1e-3  # standard deviations; float32 on both sides
 

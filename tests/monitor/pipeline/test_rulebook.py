@@ -131,6 +131,21 @@ def test_alertmanager_arms_nothing_that_must_not_be(tmp_path: Path) -> None:
     assert shelf.book.engine.overrides == {}
 
 
+def test_a_rule_on_a_probe_without_proof_is_armed_by_nobody(tmp_path: Path) -> None:
+    """It may look on in shadow. Arming it by an alert, by hand or in the file is refused with the reason."""
+    why = "would halt on 'calm', which has no calibration"
+    shelf = Shelf(tmp_path, "rules:\n- {rule: a, desc: d, when: calm.last > 3, do: halt, mode: shadow}\n")
+    with pytest.raises(RuleError, match=why):
+        shelf.book.alerts(alert("firing", barograph_arm="a"))
+    assert why in shelf.book.refusal("a", arm=True)
+    assert shelf.book.refusal("a", arm=False) == ""
+    assert shelf.book.engine.overrides == {}
+    shelf.file.write_text(shelf.file.read_text().replace("shadow", "armed"))
+    with pytest.raises(RuleError, match=why):
+        shelf.book.reload("file")
+    assert shelf.book.engine.rules[0].mode == "shadow"
+
+
 def test_what_a_refused_set_would_have_included_is_watched(shelf: Shelf, tmp_path: Path) -> None:
     async def run() -> None:
         watching = asyncio.create_task(shelf.book.watch())
