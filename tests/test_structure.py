@@ -19,7 +19,7 @@ MAY_IMPORT = {"monitor": {"rules", "probes"}, "probes": set(), "rules": set()}
 # The rooms of monitor/, highest first. Rooms on one line know nothing of each other.
 ORDER = (
     ("commands",), ("sidecar",), ("admin",), ("gateway",), ("pipeline",), ("sinks", "engine"), ("tap",), ("config",), ("http", "audit"), ("wire", "models", "grafana"),
-    ("errors",),
+    ("packaged", "errors"),
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 TAP_MAY_IMPORT = ("probes.bank", "probes.passport", "probes.nn", "probes.layers", "monitor.wire", "monitor.tap", "monitor.errors")

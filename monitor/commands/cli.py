@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monitor import __version__
+from monitor import __version__, packaged
 from monitor.commands import custody, evidence, orders  # noqa: F401  # the first two add their commands to audit's
 from monitor.commands.audit import app as audit_app
 from monitor.commands.extras import missing
@@ -43,7 +43,9 @@ app.add_typer(engine_app, name="engine")
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", envvar="BAROGRAPH_CONFIG", help="The YAML configuration; without it, the defaults.")
 ]
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help=f"A checkpoint folder, a Hugging Face id, or one of {packaged.NAMES}.")
+]
 BankOption = Annotated[Path | None, typer.Option("--bank", help="A bank's folder; by default the one shipped for the model.")]
 SignedOption = Annotated[bool, typer.Option("--require-signed", help="Refuse a bank or rules that no key of trust.keys has signed.")]
 

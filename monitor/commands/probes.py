@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monitor import models
+from monitor import models, packaged
 from monitor.commands.progress import Saying
 from monitor.errors import ConfigError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Make probes, measure them, and see whether they still hold.")
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="A checkpoint folder, a Hugging Face id, or 'smollm2'.")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help=f"A checkpoint folder, a Hugging Face id, or one of {packaged.NAMES}.")]
 BankOption = Annotated[Path, typer.Option("--bank", "-b", help="The bank's folder.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="The folder for the new bank.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

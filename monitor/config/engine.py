@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from monitor import models
+from monitor import models, packaged
 from monitor.config.base import EngineAddress, Frozen, runtime_dir
 
 
@@ -18,7 +18,7 @@ class EngineConfig(Frozen):
         default_factory=lambda: runtime_dir() / "engine.sock",
         description="unix:/PATH, which nobody reaches around the gateway, or HOST:PORT",
     )
-    model: str = Field(models.BUNDLED, description="a checkpoint's folder, a Hugging Face id, or smollm2")
+    model: str = Field(models.BUNDLED, description=f"a checkpoint's folder, a Hugging Face id, or one of {packaged.NAMES}")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="what it computes in; auto is what is fastest here"
     )

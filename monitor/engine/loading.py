@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from monitor import models
+from monitor import models, packaged
 from monitor.engine.dtype import choose
 from monitor.errors import ModelError
 from probes.nn import TransformersModel
@@ -46,7 +46,8 @@ def load(model: str, dtype: str = "auto", device: str = "auto", say: models.Prog
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"cannot load model '{model}' ({reason}); expected a causal language model: a folder, a Hugging Face id, or '{models.BUNDLED}'"
+            f"cannot load model '{model}' ({reason}); "
+            f"expected a causal language model: a folder, a Hugging Face id, or one of {packaged.NAMES}"
         ) from None
     if not hasattr(tokenizer, "_tokenizer"):
         raise ModelError(f"model '{model}' has a {type(tokenizer).__name__}; expected a fast tokenizer (tokenizer.json)")

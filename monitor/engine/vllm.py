@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from monitor import models, wire
+from monitor import models, packaged, wire
 from monitor.config import Config, own_folder
 from monitor.engine.group import Group
 from monitor.engine.vllm_plugin import CONFIG, SWITCH, check_version, version
@@ -30,7 +30,7 @@ def serve(config: Config, path: Path | None, arguments: Sequence[str]) -> int:
         raise BarographError("name the model first, as for vllm serve: barograph engine vllm -- MODEL [arguments]")
     wire.check_path(config.socket)
     model, *rest = arguments
-    if model in (models.BUNDLED, models.BUNDLED_NAME):
+    if packaged.find(model):
         model = models.resolve(model, lambda text: print(text, flush=True))
     if config.tap.enabled:
         _check_bank(config, model)

@@ -51,6 +51,7 @@ CASES = {
         "model folder /no/such/model does not exist; expected a checkpoint folder",
     ),
     "a model without a bank": (("up", "--model", "some/model"), "no bank is shipped for model 'some/model'"),
+    "a packaged model without a bank": (("up", "--model", "gemma3-270m"), "no bank is shipped for model 'gemma3-270m'"),
     "no such bank": (("sidecar", "--bank", "/no/such/bank"), "bank /no/such/bank: cannot read"),
     "no such configuration": (("sidecar", "--config", "/no/such.yaml"), "cannot read /no/such.yaml (No such file or directory)"),
     "nobody to watch": (("watch",), "no sidecar answers at"),

@@ -6,6 +6,7 @@ import pytest
 
 from monitor.config import Config
 from monitor.errors import ConfigError
+from monitor.packaged import PACKAGED, Packaged
 from rules.document import DocumentError
 
 
@@ -75,7 +76,29 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         Config.load(tmp_path / "latin.yaml")
 
 
-def test_a_model_without_a_bank_is_told_how_to_get_one() -> None:
+def named(model: str) -> Config:
     config = Config()
-    with pytest.raises(ConfigError, match="barograph probes fit --model some/model"):
-        config.model_copy(update={"engine": config.engine.model_copy(update={"model": "some/model"})}).bank_folder()
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"model": model})})
+
+
+@pytest.mark.parametrize("model", ["some/model", "qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "gemma3-270m"])
+def test_a_model_without_a_bank_is_told_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    (tmp_path / "smollm2-135m-instruct").mkdir()
+    monkeypatch.setattr("monitor.config.config.BANKS", tmp_path)  # what is shipped may grow
+    with pytest.raises(ConfigError) as caught:
+        named(model).bank_folder()
+    said = str(caught.value)
+    assert said.startswith(f"no bank is shipped for model '{model}' (there are: smollm2-135m-instruct); fit one with: ")
+    assert f"barograph probes fit --model {model} --out DIR" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("model", PACKAGED, ids=lambda model: model.name)
+def test_a_packaged_model_s_bank_has_the_name_by_which_it_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Packaged
+) -> None:
+    monkeypatch.setattr("monitor.config.config.BANKS", tmp_path)
+    (tmp_path / model.served.lower()).mkdir()
+    for name in (model.name, model.served):
+        assert named(name).bank_folder() == tmp_path / model.served.lower()
+        assert named(name).model_name() == model.served

@@ -1,11 +1,14 @@
-"""What doctor says of certificates."""
+"""What doctor says of certificates, and of a packaged model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from monitor.commands.doctor import Finding, findings
 from monitor.config import Config
+from monitor.packaged import QWEN
 from tests.certs import Authority
 
 
@@ -29,3 +32,24 @@ def test_one_that_cannot_serve_is_said_with_its_reason(tmp_path: Path) -> None:
     key.unlink()
     found = said(tmp_path, cert, key)
     assert (found.ok, str(cert) in found.text, "expected a certificate and its private key" in found.text) == (False, True, True)
+
+
+def test_a_packaged_model_is_looked_for_where_it_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAROGRAPH_HOME", str(tmp_path))
+    monkeypatch.setattr("monitor.config.config.BANKS", tmp_path)  # where none is
+    file = tmp_path / "barograph.yaml"
+    file.write_text(f"engine: {{model: {QWEN.name}}}\nsidecar: {{admin: '127.0.0.1:1'}}\n")
+    config = Config.load(file)
+
+    def found() -> dict[str, Finding]:
+        return {each.what: each for each in findings(config)}
+
+    before = found()
+    assert (before["model"].ok, before["model"].needed) == (False, False)
+    assert before["model"].text == "Qwen2.5-Coder-0.5B-Instruct is not here yet; the first start fetches it"
+    assert not before["bank"].ok
+    assert "barograph probes fit --model qwen2.5-coder-0.5b --out DIR" in before["bank"].text
+    target = tmp_path / "models" / QWEN.folder
+    target.mkdir(parents=True)
+    (target / "model.safetensors").touch()
+    assert found()["model"].text == f"Qwen2.5-Coder-0.5B-Instruct is on this machine, in {target}"

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from monitor.engine import vllm_plugin
+from monitor.config import Config
+from monitor.engine import vllm, vllm_plugin
 from monitor.errors import BarographError
+from monitor.packaged import PACKAGED, Packaged
 
 
 def test_vllm_finds_the_plugin_by_its_entry_point() -> None:
@@ -61,3 +63,28 @@ def test_the_command_says_what_is_missing_in_one_line(tmp_path: Path, arguments:
     assert done.returncode == 2
     assert done.stderr.startswith(f"barograph: {expected}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("model", PACKAGED, ids=lambda model: model.name)
+def test_vllm_gets_a_packaged_model_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Packaged) -> None:
+    ran: list[list[str]] = []
+
+    class Group:
+        def __init__(self, command: list[str], _: object) -> None:
+            ran.append(command)
+
+        def run(self) -> int:
+            return 0
+
+    target = tmp_path / "models" / model.folder
+    target.mkdir(parents=True)
+    (target / "model.safetensors").touch()
+    monkeypatch.setenv("BAROGRAPH_HOME", str(tmp_path))
+    monkeypatch.setattr(vllm, "version", lambda: "0.32.0")
+    monkeypatch.setattr(vllm, "Group", Group)
+    path = tmp_path / "barograph.yaml"
+    path.write_text(f"engine: {{model: {model.name}, listen: '127.0.0.1:8000'}}\ntap: {{enabled: false}}\n")
+    assert vllm.serve(Config.load(path), path, [model.name]) == 0
+    (command,) = ran
+    assert command[command.index("--model") + 1] == str(target)
+    assert command[command.index("--served-model-name") + 1] == model.served
