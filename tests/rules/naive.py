@@ -13,8 +13,11 @@ PROBES = ("desperation", "panic", "calm")
 def probe_facts() -> list[ProbeFacts]:
     """desperation and panic are calibrated and causal, calm is neither."""
     thresholds = {"last": {0.01: 2.5, 0.001: 3.8}, "ewma(8)": {0.01: 1.0, 0.001: 1.5}}
+    replies = {"ewma(8)": {0.01: 2.0}}
     return [
-        ProbeFacts(name, thresholds, True, beats=lambda dose: abs(dose) <= 0.15, alarm=True) if name != "calm" else ProbeFacts(name)
+        ProbeFacts(name, thresholds, True, beats=lambda dose: abs(dose) <= 0.15, alarm=True, reply_thresholds=replies if name == "panic" else {})
+        if name != "calm"
+        else ProbeFacts(name)
         for name in PROBES
     ]
 

@@ -215,6 +215,8 @@ def test_a_threshold_of_the_card_by_name() -> None:
     rules = engine("desperation.ewma(8) > fpr(0.001)")
     (verdict,) = [each for each in run(rules, [9] * 3) if not each.ended]
     assert verdict.thresholds == {"desperation.ewma(8) fpr(0.001)": 1.5}
+    by_reply = run(engine("panic.ewma(8) > reply_fpr(0.01)"), [9] * 3, probe=1)
+    assert by_reply[0].thresholds == {"panic.ewma(8) reply_fpr(0.01)": 2.0}
     assert run(engine("fpr(0.01) < desperation.last"), [3])[0].thresholds == {"desperation.last fpr(0.01)": 2.5}
 
 
