@@ -29,7 +29,7 @@ from probes.scoring import HOLD, RULE_WINDOW, peaks, read, token_scores
 from probes.statistics import auroc, clustered, figure, found_at, paired, ranking, with_rates
 from probes.windows import windowed
 
-LABELLED_TEXTS = 3000
+LABELLED_TEXTS = 2000
 TOGETHER = "topics and hard cases together"  # the suite for the margin over other detectors
 
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from probes import replies
 from probes.bank import Bank
 from probes.calibration import calibrate
 from probes.corpus import Corpus, Text
 from probes.layers import decoder_layers
+from probes.prompts import setting
 from probes.reader import Reader
 from probes.sae import Sae, SaeError, bank_of
 from probes.statistics import auroc
@@ -64,7 +66,7 @@ def train(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def trained(reader: Reader, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A folder in SAELens' format, and the feature that fires most on panic rather than on all else (training texts only)."""
-    texts = [text for text in corpus.texts if text.split == "train" and (text.concept in ("panic", "calm") or not text.concept)][::2]
+    texts = [text for text in corpus.texts if text.split == "train" and (text.concept in ("panic", "calm") or text.form == "neutral")][::2]
     states = [token_states(reader, text) for text in texts]
     whole = torch.from_numpy(np.concatenate(states))
     mean, scale = whole.mean(dim=0), whole.std()
@@ -83,10 +85,13 @@ def trained(reader: Reader, corpus: Corpus, tmp_path_factory: pytest.TempPathFac
     return folder, feature
 
 
-def test_a_feature_becomes_a_probe(reader: Reader, corpus: Corpus, trained: tuple[Path, int], tmp_path: Path) -> None:
+def test_a_feature_becomes_a_probe(
+    reader: Reader, corpus: Corpus, trained: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, feature = trained
-    few = Corpus(tuple(text for text in corpus.texts if not text.concept)[::6], corpus.sha256)
-    calibrate(reader, bank_of(reader, Sae.read(folder), {"alarm bells": feature}), few, 1, quiet).save(tmp_path / "bank")
+    monkeypatch.setattr(replies, "WAYS", ((32, 1.0), (24, 0.0)))  # as many replies in a tenth of the time
+    few = setting(corpus)[::8]
+    calibrate(reader, bank_of(reader, Sae.read(folder), {"alarm bells": feature}), few, 1, tmp_path, quiet).save(tmp_path / "bank")
     bank = Bank.load(tmp_path / "bank")
     card = bank["alarm bells"]
     assert (card.group, card.layer) == ("feature", LAYER)

@@ -15,7 +15,9 @@ def probe_facts() -> list[ProbeFacts]:
     thresholds = {"last": {0.01: 2.5, 0.001: 3.8}, "ewma(8)": {0.01: 1.0, 0.001: 1.5}}
     replies = {"ewma(8)": {0.01: 2.0}}
     return [
-        ProbeFacts(name, thresholds, True, beats=lambda dose: abs(dose) <= 0.15, alarm=True, reply_thresholds=replies if name == "panic" else {})
+        ProbeFacts(
+            name, thresholds, True, beats=lambda dose: abs(dose) <= 0.15, alarm=True, reply_thresholds=replies if name == "panic" else {}
+        )
         if name != "calm"
         else ProbeFacts(name)
         for name in PROBES
