@@ -20,7 +20,7 @@ from probes.statistics import clustered, with_rates
 from probes.windows import windowed
 
 RATE, REPLY_RATE = 0.01, 0.005  # the thresholds that the default pack uses
-SAMPLES = {"ordinary": 3, "topical": 2}
+SAMPLES = {"ordinary": 2, "topical": 1}
 
 
 def quiet(reader: Reader, bank: Bank, prompts: Sequence[Prompt], work: Path, say: Say) -> Bank:

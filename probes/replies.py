@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,10 @@ def replies(reader: Reader, prompts: Sequence[Prompt], samples: int, work: Path,
     """`samples` replies to each prompt, each in another way, read from `work` where an earlier run made them."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / f"replies-{_key(reader, prompts, samples, seed)}.jsonl"
-    made = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    # The last line of a run that was killed may be torn.
+    lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
+    path.write_text("".join(lines), "utf-8")
+    made = [json.loads(line) for line in lines]
     jobs = [(number, WAYS[(number + sample * 7) % len(WAYS)]) for number in range(len(prompts)) for sample in range(samples)]
     with path.open("a", encoding="utf-8") as kept:
         for batch in _make(reader, prompts, jobs, len(made), seed):
@@ -44,12 +48,12 @@ def replies(reader: Reader, prompts: Sequence[Prompt], samples: int, work: Path,
             kept.flush()
             made += batch
             say(f"wrote {len(made)} of {len(jobs)} replies")
-    return [Reply(prompt, tuple(ids), start) for prompt, ids, start in sorted(made)]
+    return [Reply(prompt, tuple(ids), start) for prompt, ids, start in sorted(made, key=lambda each: each[0])]
 
 
 def _make(
     reader: Reader, prompts: Sequence[Prompt], jobs: Sequence[tuple[int, tuple[int, float]]], done: int, seed: int
-) -> Iterator[list[tuple[int, list[int], int]]]:
+) -> Iterator[list[list[Any]]]:
     """Batches of one way each, from the job after the first `done` on: a run that was interrupted goes on."""
     for turn, way in enumerate(sorted(set(WAYS))):
         ours = [number for number, each in jobs if each == way]
@@ -62,7 +66,7 @@ def _make(
             encoded = [reader.prompt(prompts[number].turns) for number in batch]
             torch.manual_seed(seed * 1_000_003 + turn * 1009 + start)
             made = continued(reader, encoded, *way)
-            yield [(number, [*ids, *produced], len(ids)) for number, ids, produced in zip(batch, encoded, made, strict=True)]
+            yield [[number, [*ids, *produced], len(ids)] for number, ids, produced in zip(batch, encoded, made, strict=True)]
 
 
 @torch.no_grad()

@@ -43,4 +43,5 @@ def steerable(bank: Bank, probe: str = "panic") -> Bank:
     """The bank, with a card that says of one probe that every tried dose beats matched random directions: what rules ask before they steer."""
     cause = bank[probe].cause
     assert cause is not None
-    return bank.with_card(probe, causal=True, cause=cause.model_copy(update={"matched": [0.9 * each for each in cause.outcomes["words"]]}))
+    less = [own - 0.1 * dose for own, dose in zip(cause.outcomes["words"], cause.doses, strict=True)]
+    return bank.with_card(probe, causal=True, cause=cause.model_copy(update={"matched": less}))

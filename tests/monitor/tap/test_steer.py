@@ -24,10 +24,17 @@ from monitor.tap.steer import Limits, Pusher, Steering
 from monitor.tap.tap import Tap
 from probes.bank import Bank, BankError
 from probes.reference import reply_scores
+from tests.banks import steerable
 from tests.monitor.tap.test_tap import Collected, generate
 from tests.pushes import pushed
 
 PROBE = "desperation"
+
+
+@pytest.fixture(scope="module")
+def bank(bank: Bank) -> Bank:
+    """As if of both probes it had been shown that steering along them does something."""
+    return steerable(steerable(bank, PROBE), "panic")
 
 
 @pytest.fixture(autouse=True)
