@@ -12,6 +12,7 @@ raises the words of hostility as much is no push towards panic. After arXiv 2604
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ COVARIANCE = 40  # neutral training replies whose states it is of
 REPLIES = 12
 TOKENS = 16
 WORDS = 40
+WORD = re.compile(r" \w{3,}")  # a token that begins a word and is most of it
 MEASURES = ("words", "entropy", "later")
 MONOTONE = 0.9  # rank correlation of dose and words that a causal probe reaches
 LATER = 6  # layers further on
@@ -99,8 +101,11 @@ class Words:
     other: torch.Tensor
 
     def odds(self, logs: torch.Tensor) -> NDArray[np.float64]:
-        """Log-odds [positions] that the next token is one of the concept's rather than of the others'."""
-        odds = torch.logsumexp(logs[:, self.own], dim=-1) - torch.logsumexp(logs[:, self.other], dim=-1)
+        """Mean log-probability [positions] of the concept's words as the next token, less that of the others'.
+
+        Every word counts the same: in the probability of any of them a frequent one, such as 'you', would speak for all.
+        """
+        odds = logs[:, self.own].mean(dim=-1) - logs[:, self.other].mean(dim=-1)
         return odds.numpy().astype(np.float64)
 
 
@@ -244,11 +249,13 @@ class _Counts:
         self._texts = [
             (text.concept, np.array(reader.tokenizer(" " + text.reply, add_special_tokens=False)["input_ids"])) for text in texts
         ]
-        self._size = len(reader.tokenizer)
+        # Whole words: a mark or a piece of one, such as '!', stands for no concept, and what is frequent outweighs all other words.
+        decoded = reader.tokenizer.batch_decode([[token] for token in range(len(reader.tokenizer))])
+        self._word = np.array([WORD.fullmatch(text) is not None for text in decoded])
 
     def words(self, inside: set[str], outside: set[str] | None, texts: int) -> torch.Tensor:
         """The tokens that most set some concepts' texts off from others (from all, without `outside`), each in so many texts."""
-        ours, theirs, seen = (np.zeros(self._size) for _ in range(3))
+        ours, theirs, seen = (np.zeros(len(self._word)) for _ in range(3))
         for concept, ids in self._texts:
             if concept in inside:
                 np.add.at(ours, ids, 1)
@@ -257,7 +264,7 @@ class _Counts:
                 np.add.at(theirs, ids, 1)
         prior = (ours + theirs) / (ours + theirs).sum() * 500 + 1e-9
         odds = np.log((ours + prior) / (ours.sum() + 500)) - np.log((theirs + prior) / (theirs.sum() + 500))
-        odds[seen < texts] = -np.inf
+        odds[(seen < texts) | ~self._word] = -np.inf
         best = np.argsort(-odds)[:WORDS]
         return torch.from_numpy(best[odds[best] > 0].copy())
 

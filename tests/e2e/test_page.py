@@ -24,6 +24,7 @@ include: [default]
 rules:
 - {rule: arousal_up, desc: Arousal is up., when: arousal.mean(8) > 0.8, until: arousal.mean(8) < 0.2, for: 4 tokens, do: alert, mode: armed}
 - {rule: arousal_stop, desc: Arousal is far up., when: arousal.ewma(8) > 0.5, for: 2 tokens, do: halt, mode: shadow, severity: critical}
+- {rule: panic_stop, desc: Panic is as far up as it never gets., when: panic.last > 90, do: halt, mode: shadow}
 """
 # What lies on the canvas: how many colours, transparent ones aside.
 COLOURS = """canvas => {
@@ -202,7 +203,7 @@ def test_an_incident_is_replayed(visit: Visit) -> None:
 
 def test_a_rule_is_armed_and_put_in_shadow_with_a_reason(visit: Visit, stack: Stack) -> None:
     page = visit.open("rules")
-    switch = page.get_by_role("switch", name="desperation_spike armed")
+    switch = page.get_by_role("switch", name="panic_stop armed")
     switch.click()
     page.get_by_label("Bearer token").fill(ADMIN_TOKEN)  # looking on, a token is asked for first
     page.keyboard.press("Enter")
@@ -211,12 +212,12 @@ def test_a_rule_is_armed_and_put_in_shadow_with_a_reason(visit: Visit, stack: St
     assert page.locator("#ask").is_visible()
     page.get_by_label("Reason").fill("replayed on a week of traffic")
     page.get_by_role("button", name="Arm", exact=True).click()
-    page.get_by_role("switch", name="desperation_spike armed", checked=True).wait_for()
-    assert {rule["rule"]: rule["mode"] for rule in httpx.get(stack.admin("/rules")).json()["rules"]}["desperation_spike"] == "armed"
-    page.locator(".rule", has_text="desperation_spike").get_by_role("button", name="As in its file").click()
+    page.get_by_role("switch", name="panic_stop armed", checked=True).wait_for()
+    assert {rule["rule"]: rule["mode"] for rule in httpx.get(stack.admin("/rules")).json()["rules"]}["panic_stop"] == "armed"
+    page.locator(".rule", has_text="panic_stop").get_by_role("button", name="As in its file").click()
     page.get_by_label("Reason").fill("the file knows")
     page.keyboard.press("Enter")
-    page.get_by_role("switch", name="desperation_spike armed", checked=False).wait_for()
+    page.get_by_role("switch", name="panic_stop armed", checked=False).wait_for()
     page.get_by_role("switch", name="hostility_rising armed").press("Space")
     page.get_by_label("Reason").fill("too loud")
     page.keyboard.press("Enter")
