@@ -26,7 +26,7 @@ from benchmarks.synthetic.tap import BadTap, Faults
 from tests.stack import Stack, eventually
 
 LIMIT = 3.0
-RULES = f"rules: [{{rule: high, desc: d, when: panic.last > {LIMIT}, do: halt, mode: armed}}]\n"
+RULES = f"rules: [{{rule: high, desc: d, when: panic.last > {LIMIT}, do: halt, mode: armed, accept_unproven: [panic]}}]\n"
 SETTINGS: dict[str, Any] = {"gateway": {"judge_timeout_s": 0.4}}
 ENDS_S = 30.0  # in which every request must end
 

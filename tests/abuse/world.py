@@ -31,7 +31,7 @@ from tests.stack import Stack, eventually, free_port
 STEP_S, CLIENTS = 0.03, 16
 RULES = """
 rules:
-- {rule: high, desc: d, when: panic.last > 3.0, do: halt, mode: armed}
+- {rule: high, desc: d, when: panic.last > 3.0, do: halt, mode: armed, accept_unproven: [panic]}
 - {rule: long, desc: d, when: panic.last > 1.0, for: 3 tokens, do: alert, mode: shadow}
 - {rule: often, desc: d, when: desperation.last > %s, do: alert, mode: shadow}
 """

@@ -25,7 +25,7 @@ SECONDS = 30
 RULES = """
 rules:
 - {rule: panic_rises, desc: d, when: panic.ewma(8) > 0.5, do: alert, mode: armed, severity: critical}
-- {rule: hostility_stops, desc: d, when: hostility.last > 1.5, for: 2 tokens, do: {halt: {message: Stopped.}}, mode: armed}
+- {rule: hostility_stops, desc: d, accept_unproven: [hostility], when: hostility.last > 1.5, for: 2 tokens, do: {halt: {message: Stopped.}}, mode: armed}
 - {rule: desperation_seen, desc: d, when: desperation.last > 1, do: alert, mode: shadow}
 """
 SETTINGS = {"gateway": {"tenant_header": "x-tenant", "tenants": list(TENANTS[:2])}, "sidecar": {"otel": {"endpoint": "http://127.0.0.1:9"}}}

@@ -14,7 +14,7 @@ import pytest
 from monitor import wire
 from tests.stack import MODEL, Stack, eventually
 
-HALT = "rules:\n- {rule: stop, desc: d, when: panic.max(6) > -99, do: {halt: {message: Stopped.}}, mode: %s}\n"
+HALT = "rules:\n- {rule: stop, desc: d, accept_unproven: [panic], when: panic.max(6) > -99, do: {halt: {message: Stopped.}}, mode: %s}\n"
 
 
 def text(chunks: list[dict[str, Any]]) -> str:

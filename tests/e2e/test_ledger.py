@@ -19,7 +19,7 @@ from tests.stack import ADMIN_TOKEN, Stack, eventually, free_port
 
 RULES = """
 rules:
-- {rule: stop, desc: Halts at the third token., when: panic.last > -99, match: request.tenant == "bad", for: 3 tokens, do: {halt: {message: Stopped.}}, mode: armed}
+- {rule: stop, desc: Halts at the third token., accept_unproven: [panic], when: panic.last > -99, match: request.tenant == "bad", for: 3 tokens, do: {halt: {message: Stopped.}}, mode: armed}
 """
 
 

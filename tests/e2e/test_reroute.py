@@ -14,6 +14,7 @@ from tests.stack import Stack, eventually
 pytestmark = pytest.mark.timeout(600)
 
 RULE = """- {{rule: for_{tenant}, desc: d, when: panic.last > -1000, for: 6 tokens, match: request.tenant == "{tenant}", mode: armed,
+   accept_unproven: [panic],
    do: {{reroute: {{to: {to}, unjudged: {unjudged}, else: {{message: No target.}}}}}}}}
 """
 RULES = "rules:\n" + "".join(
@@ -26,7 +27,7 @@ RULES = "rules:\n" + "".join(
     )
 )
 THERE = """rules:
-- {rule: again, desc: d, when: panic.last > -1000, for: 4 tokens, match: request.tenant == "twice", mode: armed, do: {halt: {message: Twice.}}}
+- {rule: again, desc: d, accept_unproven: [panic], when: panic.last > -1000, for: 4 tokens, match: request.tenant == "twice", mode: armed, do: {halt: {message: Twice.}}}
 """
 
 

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.timeout(600)
 
 RULES = """rules:
 - {rule: reads, desc: d, when: panic.last > -1000, do: alert, mode: armed}
-- {rule: sees, desc: d, when: panic.last > -1000, do: halt, mode: armed, grade: activations}
-- {rule: ends, desc: d, when: panic.last > -1000, for: 6 tokens, match: request.tenant == "stop", do: {halt: {message: Read enough.}}, mode: armed}
+- {rule: sees, desc: d, accept_unproven: [panic], when: panic.last > -1000, do: halt, mode: armed, grade: activations}
+- {rule: ends, desc: d, accept_unproven: [panic], when: panic.last > -1000, for: 6 tokens, match: request.tenant == "stop", do: {halt: {message: Read enough.}}, mode: armed}
 """
 
 

@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, runtime: Path, environment:
 RULES = """
 include: [default]
 rules:
-- {rule: turn, desc: d, when: panic.last > -1000, for: 6 tokens, match: request.tenant == "turn", mode: armed,
+- {rule: turn, desc: d, accept_unproven: [panic], when: panic.last > -1000, for: 6 tokens, match: request.tenant == "turn", mode: armed,
    do: {reroute: {to: again}}}
 """
 

@@ -27,6 +27,7 @@ rules:
   match: request.tenant != "turned" && request.tenant != "free"
   for: 4 tokens
   do: {halt: {message: Stopped by a test.}}
+  accept_unproven: [panic]
   mode: armed
   severity: critical
 - rule: turn
@@ -35,6 +36,7 @@ rules:
   match: request.tenant == "turned"
   for: 6 tokens
   do: {reroute: {to: again, else: {message: Twice.}}}
+  accept_unproven: [panic]
   mode: armed
 """
 

@@ -44,8 +44,8 @@ def test_check_lists_what_a_file_says(tmp_path: Path) -> None:
         (GOOD.replace("do: alert", "doo: alert"), "r.yaml:2:60: unknown key 'rules.0.doo'; did you mean 'do'?"),
         (GOOD.replace("2 tokens", "2 tokenz"), "'2 tokenz' is no duration; expected tokens such as '4 tokens'"),
         (
-            GOOD.replace("alert", "halt, mode: armed").replace("panic", "calm"),
-            "rule 'up' would halt on 'calm', whose card says causal: false",
+            GOOD.replace("alert", "halt, mode: armed").replace("panic", "valence"),
+            "rule 'up' would halt on 'valence', whose card says causal: false",
         ),
         (GOOD.replace("do: alert", "do: {reroute: {to: safe}}"), "rule 'up' re-routes to 'safe'; expected gateway.targets with that name"),
         (GOOD.replace("do: alert", "do: {throttle: {tenant: {concurrency: 0}}}"), "concurrency': expected greater than or equal to 1"),

@@ -34,7 +34,7 @@ PROBE = "desperation"
 @pytest.fixture(scope="module")
 def bank(bank: Bank) -> Bank:
     """As if of both probes it had been shown that steering along them does something."""
-    return steerable(steerable(bank, PROBE), "panic")
+    return steerable(steerable(bank, PROBE), "panic").with_card("calm", causal=False)
 
 
 @pytest.fixture(autouse=True)
