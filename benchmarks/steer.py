@@ -43,7 +43,7 @@ from probes.statistics import bootstrap
 from probes.windows import windowed
 from tests.pushes import pushed
 
-PROBE = "desperation"
+PROBE = "hostility"  # whose cause the shipped bank has
 DOSES = (-0.05, -0.1, -0.2)
 RANDOM = 4  # directions; each steers a share of the replies
 SEEDS = 8  # replies to each prompt

@@ -59,7 +59,7 @@ def test_a_truncated_card_is_refused(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
-    [("format", 9, "format 9; this version reads format 2"), ("surprise", 1, "surprise"), ("probes", [], "probes")],
+    [("format", 9, "format 9; this version reads format 3"), ("surprise", 1, "surprise"), ("probes", [], "probes")],
 )
 def test_a_wrong_card_is_refused(copy: Path, field: str, value: object, expected: str) -> None:
     change(copy, **{field: value})
@@ -99,19 +99,23 @@ def test_another_model_is_refused(bank: Bank, width: int, layers: int, hashed: s
 
 
 def test_a_dose_is_proven_between_tried_doses_that_are(bank: Bank) -> None:
-    """Shipped: desperation and panic can be pushed down, hostility cannot; what was not tried beats nothing."""
-    panic, hostility, frustration = (bank[name].cause for name in ("panic", "hostility", "frustration"))
-    assert panic is not None
-    assert hostility is not None
-    assert frustration is not None
-    assert panic.proven == [-0.2, -0.1, -0.05, 0.05, 0.1, 0.2]
-    assert [panic.beats(dose) for dose in (-0.3, -0.2, -0.15, -0.05, -0.01, 0.0, 0.01, 0.07, 0.21)] == [
+    """One that beats matched directions both ways, one only upwards, and one that was not tried, which beats nothing."""
+    shown = bank["hostility"].cause
+    assert shown is not None
+    doses = shown.doses
+    assert doses == [-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2]
+    rising = shown.model_copy(update={"outcomes": {"words": [10 * dose for dose in doses]}})
+    both = rising.model_copy(update={"matched": [5 * dose for dose in doses]})
+    upwards = rising.model_copy(update={"matched": [(5 if dose > 0 else 11) * dose for dose in doses]})
+    untried = rising.model_copy(update={"matched": []})
+    assert both.proven == [-0.2, -0.1, -0.05, 0.05, 0.1, 0.2]
+    assert [both.beats(dose) for dose in (-0.3, -0.2, -0.15, -0.05, -0.01, 0.0, 0.01, 0.07, 0.21)] == [
         False, True, True, True, False, False, False, True, False,
     ]  # fmt: skip
-    assert [hostility.beats(dose) for dose in (-0.2, -0.1, -0.07, 0.07)] == [False, False, False, True]
-    assert not frustration.matched
-    assert not frustration.beats(-0.1)
-    assert not panic.beats(float("nan"))
+    assert [upwards.beats(dose) for dose in (-0.2, -0.1, -0.07, 0.07)] == [False, False, False, True]
+    assert not untried.proven
+    assert not untried.beats(-0.1)
+    assert not both.beats(float("nan"))
 
 
 def test_a_card_with_outcomes_that_do_not_fit_its_doses_is_refused(copy: Path) -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(1200)
 STREAMS = 24
 TOKENS = 48
 PUSHED = {i: (1000 + i, -0.02 - 0.008 * i, 10 + i) for i in range(10)}  # number, dose, tokens: each its own
-STEER = {"probes": ["panic"], "max_dose": 0.1, "max_tokens": 64}
+STEER = {"probes": ["hostility"], "max_dose": 0.1, "max_tokens": 64}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,12 @@ def ask(server: VllmProcess, turn: str) -> dict[Key, Reply]:
 
 def test_ten_of_many_are_pushed_each_by_its_own_dose(server: VllmProcess, recorder: Recorder) -> None:
     plain = ask(server, "p")
-    assert recorder.hellos[-1].steers == ["panic"]
+    assert recorder.hellos[-1].steers == ["hostility"]
 
     def push(i: int) -> None:
         number, dose, tokens = PUSHED[i]
         eventually(lambda: len(recorder.scores.get((f"s{i}", 0), ())) >= 4, "a few tokens are there", 300)
-        recorder.steer((f"s{i}", 0), number, "panic", dose, tokens)
+        recorder.steer((f"s{i}", 0), number, "hostility", dose, tokens)
 
     asking = [threading.Thread(target=push, args=[i]) for i in PUSHED]
     for each in asking:
@@ -81,7 +81,7 @@ def test_ten_of_many_are_pushed_each_by_its_own_dose(server: VllmProcess, record
         assert reply.tokens[:first] == plain[f"p{i}", 0].tokens[:first], "what came before the push is as without it"
         if first + tokens < TOKENS:
             assert over[number] == (first, tokens)
-        with pushed(reader.nn, bank, "panic", len(reply.prompt), first, min(tokens, TOKENS - first), dose):
+        with pushed(reader.nn, bank, "hostility", len(reply.prompt), first, min(tokens, TOKENS - first), dose):
             reference = reply_scores(reader.nn, bank, reply.prompt + reply.tokens, len(reply.prompt))
         assert float(np.abs(recorder.array(key) - reference).max()) < 1e-3, (i, first, dose, tokens)
 
@@ -89,8 +89,8 @@ def test_ten_of_many_are_pushed_each_by_its_own_dose(server: VllmProcess, record
 def test_what_is_out_of_bounds_is_refused_and_costs_nothing(server: VllmProcess, recorder: Recorder) -> None:
     def wrong() -> None:
         eventually(lambda: len(recorder.scores.get(("w0", 0), ())) >= 4, "a few tokens are there", 300)
-        recorder.steer(("w0", 0), 1, "panic", -0.2, 8)
-        recorder.steer(("w0", 0), 2, "panic", -0.1, 8)
+        recorder.steer(("w0", 0), 1, "hostility", -0.2, 8)
+        recorder.steer(("w0", 0), 2, "hostility", -0.1, 8)
         recorder._places["w0", 0][0].send(b"\xc1nonsense")
         recorder._places["w0", 0][0].send(wire.encode(wire.Check(True, 1, 0.0)))
 
