@@ -39,10 +39,10 @@ def _trace(signal: Signal, series: Floats) -> Floats:
 
 
 def _ewma(series: Floats, decay: float) -> Floats:
-    smooth, found = 0.0, []
+    smooth, found = np.nan, []
     for score in series.tolist():
         if score == score:
-            smooth = smooth * decay + score * (1 - decay)
+            smooth = score if smooth != smooth else smooth * decay + score * (1 - decay)
         found.append(smooth if score == score else np.nan)
     return np.array(found)
 

@@ -44,7 +44,7 @@ def test_check_lists_what_a_file_says(tmp_path: Path) -> None:
         (GOOD.replace("do: alert", "doo: alert"), "r.yaml:2:60: unknown key 'rules.0.doo'; did you mean 'do'?"),
         (GOOD.replace("2 tokens", "2 tokenz"), "'2 tokenz' is no duration; expected tokens such as '4 tokens'"),
         (
-            GOOD.replace("alert", "halt, mode: armed").replace("panic", "valence"),
+            GOOD.replace("alert", "halt").replace("panic", "valence"),
             "rule 'up' would halt on 'valence', whose card says causal: false",
         ),
         (GOOD.replace("do: alert", "do: {reroute: {to: safe}}"), "rule 'up' re-routes to 'safe'; expected gateway.targets with that name"),
