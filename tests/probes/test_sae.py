@@ -90,7 +90,7 @@ def test_a_feature_becomes_a_probe(
 ) -> None:
     folder, feature = trained
     monkeypatch.setattr(replies, "WAYS", ((32, 1.0), (24, 0.0)))  # as many replies in a tenth of the time
-    few = setting(corpus)[::8]
+    few = setting(corpus)[::20]
     calibrate(reader, bank_of(reader, Sae.read(folder), {"alarm bells": feature}), few, 1, tmp_path, quiet).save(tmp_path / "bank")
     bank = Bank.load(tmp_path / "bank")
     card = bank["alarm bells"]
