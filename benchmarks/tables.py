@@ -44,22 +44,7 @@ def vllm(line: dict[str, Any], control: dict[str, Any]) -> str:
     return "\n".join([*rows, "", about])
 
 
-def label_free(line: dict[str, Any]) -> str:
-    """A row for each rounding of the weights, the model as it is first."""
-    rows = [
-        "| weights | perplexity | divergence, nats | chance stays below | verdict | told from harmless ones, AUROC |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for way, each in line["ways"].items():
-        known = [f"{each[name]:.3f}" if name in each else "–" for name in ("divergence", "chance")]
-        rows.append(
-            f"| {way} | {each['perplexity']:.1f} | {known[0]} | {known[1]} | {each.get('verdict', 'the model itself')} | {line['bad'].get(way, '–')} |"
-        )
-    return "\n".join([*rows, "", f"{line['machine']}; {line['model']}. Bad: perplexity at least a fifth higher."])
-
-
 def main() -> None:
-    put(DOCS / "probes.md", "label_free", label_free(json.loads((RESULTS / "label_free.json").read_text())))
     line, control = (json.loads((RESULTS / f"tap_overhead_vllm{which}.json").read_text()) for which in ("", "_control"))
     put(DOCS / "benchmarks.md", "vllm", vllm(line, control))
 
