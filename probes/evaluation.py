@@ -200,9 +200,10 @@ class Evaluation:
         )  # fmt: skip
 
     def _labelled(self, name: str) -> list[Figure]:
-        """Human-labelled texts that the fit has not seen, as they come: rare labels are rare."""
+        """Human-labelled texts that the fit has not seen, as they come: rare labels are rare. Of files that the fit knows only where there are no others."""
         found = []
-        for file in self.labelled:
+        others = [file for file in self.labelled if file.ratings is None and file.digest not in self._taken]
+        for file in others or self.labelled:
             truth = file.truth(name)
             if file.ratings is not None or not (truth == 1).any():
                 continue
