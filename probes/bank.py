@@ -58,7 +58,7 @@ class Figure(_Frozen):
     auroc_ci: tuple[float, float] | None = None
     auprc: float | None = None
     auprc_ci: tuple[float, float] | None = None
-    tpr_at_1: float | None = Field(None, description="share of the positives above what 1 % of one half of the negatives exceed")
+    tpr_at_1: float | None = Field(None, description="share of the positives above what 1 % of one half of the negatives exceed; for held-out topics of all other test texts")
     tpr_at_1_ci: tuple[float, float] | None = None
     fpr: float | None = Field(
         None, description="share of the negatives for which a default rule's condition is met, at the shipped threshold"
