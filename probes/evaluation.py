@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes import suites
-from probes.bank import HELD_OUT, Bank, Figure
+from probes.bank import HELD_OUT, TOGETHER, Bank, Figure
 from probes.baselines import Baselines
 from probes.circumplex import AXES
 from probes.corpus import Corpus, Text
@@ -30,7 +30,6 @@ from probes.statistics import auroc, clustered, figure, found_at, paired, rankin
 from probes.windows import windowed
 
 LABELLED_TEXTS = 2000
-TOGETHER = "topics and hard cases together"  # the suite for the margin over other detectors
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ emotions.</p><table><tr><th>replies</th><th class="n">how many</th><th class="n"
 <h2>Errors</h2><p>Found at 1 %: above what 1 % of one half of the other texts exceed. Found and false alarms: where the default rule's condition is met, at the
 shipped threshold; for benign replies, the share of windows over the shipped 1 % threshold.</p>
 {% for probe in alarm if probe.evaluation %}<h3>{{ probe.name }}</h3>
-{% if probe.worthwhile == False %}<p class="bad">On unseen topics it tells no more than words alone do, so it is worth nothing here: rules refuse to stop a reply on it.</p>
+{% if probe.worthwhile == False %}<p class="bad">It does not surely tell more than words alone do, so no armed rule may stop a reply on it.</p>
 {% endif %}<table><tr><th>texts</th><th class="n">with / without</th><th class="n">AUROC, or the figure named</th><th class="n">AUPRC</th><th class="n">found at 1 %</th><th class="n">found by the default rule</th><th class="n">false alarms</th><th>other detectors, AUROC</th></tr>
 {% for f in probe.evaluation %}<tr><td>{{ f.suite }}</td><td class="n">{{ f.positives }} / {{ f.negatives }}</td><td class="n">{{ ci(f.auroc, f.auroc_ci) if f.value is none else ci(f.value, f.value_ci) }}</td><td class="n">{{ ci(f.auprc, f.auprc_ci) }}</td>
 <td class="n">{{ ci(f.tpr_at_1, f.tpr_at_1_ci) }}</td><td class="n">{{ ci(f.tpr, f.tpr_ci) }}</td>

@@ -11,8 +11,8 @@ class ProbeFacts:
     """thresholds: {window: {false-positive rate: score}}, such as {"ewma(8)": {0.001: 1.5}}; empty for a probe without calibration.
     reply_thresholds: the same by the share of whole replies.
 
-    causal: whether steering along the probe was shown to change what the model says; None when nobody tried. worthwhile: whether it tells
-    more on unseen topics than words alone do; None when nobody measured. beats: whether a dose along it moves the model further than random
+    causal: whether steering along the probe was shown to change what the model says; None when nobody tried. worthwhile: whether it surely
+    tells more than words alone do; None when nobody measured. beats: whether a dose along it moves the model further than random
     directions of the same covariance do. alarm: that it stands for harm, so that nobody may push towards it.
     """
 
@@ -29,7 +29,7 @@ class ProbeFacts:
         if self.causal is False:
             return "whose card says causal: false"
         if self.worthwhile is False:
-            return "which tells no more of unseen topics than words alone do"
+            return "which does not surely tell more than words alone do"
         return "" if self.thresholds else "which has no calibration"
 
     def against(self, dose: float) -> str:

@@ -30,7 +30,9 @@ def random_bank(folder: Path, layers: Sequence[int], probes: int = 1, config: An
     directions = np.random.default_rng(0).standard_normal((count, about.width)).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     raw = Bank.pack(directions, directions)
-    like = shipped["hostility"].model_copy(update={"neutral_mean": 0.0, "neutral_std": 0.1 if config is not None else 1.0})
+    like = shipped["hostility"].model_copy(
+        update={"evaluation": [], "neutral_mean": 0.0, "neutral_std": 0.1 if config is not None else 1.0}
+    )
     cards = [like.model_copy(update={"name": f"random_{i}", "layer": layers[i // probes]}) for i in range(count)]
     card = shipped.card.model_copy(update={"model": about, "probes": cards, "arrays_sha256": hashlib.sha256(raw).hexdigest()})
     folder.mkdir(parents=True)

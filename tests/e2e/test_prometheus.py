@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 RULES = """
 rules:
 - {rule: each, desc: Fires in every stream., when: panic.last > -99, for: 2 tokens, do: alert, mode: armed}
-- {rule: stop, desc: Stops every stream., when: panic.last > -99, for: 4 tokens, do: {halt: {message: Stopped.}}, mode: shadow}
+- {rule: stop, desc: Stops every stream., accept_unproven: [panic], when: panic.last > -99, for: 4 tokens, do: {halt: {message: Stopped.}}, mode: shadow}
 fleet:
 - fleet: it_spreads
   desc: It fires again and again.

@@ -83,12 +83,12 @@ def test_what_is_not_allowed_is_refused_in_one_line(stack: Stack) -> None:
 
 def test_an_engine_does_not_start_with_a_probe_that_has_no_cause(stack: Stack, tmp_path: Path) -> None:
     config = yaml.safe_load(stack.config_path.read_text())
-    config["tap"] = {"steer": {"probes": ["calm"]}}
+    config["tap"] = {"steer": {"probes": ["valence"]}}
     config["engine"]["listen"] = f"unix:{stack.runtime / 'e2.sock'}"
     (tmp_path / "b.yaml").write_text(yaml.safe_dump(config))
     done = subprocess.run(
         [sys.executable, "-m", "monitor", "engine", "--config", str(tmp_path / "b.yaml")], capture_output=True, text=True, timeout=200
     )
     assert done.returncode != 0
-    assert "tap.steer names the probe 'calm', whose card does not say causal: true" in done.stderr
+    assert "tap.steer names the probe 'valence', whose card does not say causal: true" in done.stderr
     assert "Traceback" not in done.stderr

@@ -209,10 +209,10 @@ def test_it_is_measured(reader: Reader, corpus: Corpus, made: Bank, labelled: li
     # The model was never trained: what its probes tell they mostly owe to the words, their cards say so, and rules that stop replies are refused.
     worth = {name: bank[name].worthwhile for name in SAFETY if name in bank.names}
     assert sum(each is False for each in worth.values()) >= len(worth) - 1, worth
-    assert "worth nothing here" in page(bank)
-    assert "worth nothing here" not in page(Bank.load(BANKS / "smollm2-135m-instruct"))
+    assert "does not surely tell more than words alone do" in page(bank)
+    assert Bank.load(BANKS / "smollm2-135m-instruct")["panic"].worthwhile
     rule = "rules:\n- {rule: r, desc: d, when: hostility.last > 3, do: halt, mode: armed}\n"
-    with pytest.raises(DocumentError, match="tells no more of unseen topics than words alone do"):
+    with pytest.raises(DocumentError, match="does not surely tell more than words alone do"):
         RuleEngine.from_text(rule, facts(bank.with_card("hostility", causal=None)))
     assert any(figure.suite.startswith("correlation with ratings") for figure in bank["valence"].evaluation)
     lead = {each.suite: each for each in lead_time(reader, evaluation, "panic")}
