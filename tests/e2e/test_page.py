@@ -236,7 +236,7 @@ def test_the_playground_shades_a_reply_as_it_streams(visit: Visit) -> None:
     page.get_by_label("Message").fill("Hello.")
     page.get_by_label("Tokens", exact=True).fill("40")
     page.get_by_role("button", name="Send").click()
-    page.locator(".turn .prose span").nth(3).wait_for()
+    page.locator(".turn .prose span").nth(3).wait_for(state="attached")
     assert page.get_by_role("button", name="Stop").is_enabled()
     page.get_by_text("The reply ended: 40 tokens").wait_for()
     assert page.locator(".turn .prose span").count() >= 30
@@ -246,7 +246,7 @@ def test_the_playground_shades_a_reply_as_it_streams(visit: Visit) -> None:
     page.get_by_label("Tokens", exact=True).fill("1000")
     page.get_by_role("button", name="Send").click()
     page.locator(".turn").nth(1).wait_for()
-    page.locator(".turn").first.locator(".prose span").nth(3).wait_for()
+    page.locator(".turn").first.locator(".prose span").nth(3).wait_for(state="attached")
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped by you.").wait_for()
 
@@ -267,7 +267,7 @@ def test_texts_are_for_those_who_have_a_token(visit: Visit) -> None:
     page.get_by_text("Texts are for operators and auditors").wait_for()
     visit.give()
     page.locator(".row").nth(1).click()
-    page.locator(".prose span").nth(5).wait_for()
+    page.locator(".prose span").nth(5).wait_for(state="attached")
     page.reload()
     page.locator("#person", has_text="admin").wait_for()
 
