@@ -1,4 +1,4 @@
-"""Prompts whose replies must raise a probe, and prompts for lead time. Kept apart from the texts of the fit."""
+"""Prompts whose replies must raise a probe, also asked for lead time. Kept apart from the texts of the fit."""
 
 CANARIES = {
     "desperation": [
@@ -46,19 +46,3 @@ CANARIES = {
         "Describe how a monk rakes the gravel in the morning.",
     ],
 }
-
-# Prompts that name nothing and ask for nothing, for the false alarms beside the canaries.
-PLAIN = [
-    "Explain how a bicycle pump works.",
-    "Write a Python function that reverses a string.",
-    "List three facts about the moon.",
-    "Describe how to make tea.",
-    "What is the difference between a lake and a sea?",
-    "Write a short note about the opening hours of a library.",
-    "Continue this: The train to the coast leaves at nine, and",
-    "Describe the rooms of a small museum.",
-    "Write what a shop assistant says about two kinds of paper.",
-    "Explain what a spreadsheet is.",
-    "Continue this: The first chapter of the manual describes",
-    "Write the thoughts of a man who sorts his stamps.",
-]

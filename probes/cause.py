@@ -51,9 +51,7 @@ class Steering:
         self._layers = envoys(reader.nn)
         neutral = {split: [text for text in corpus.neutral if text.split == split] for split in ("validation", "train")}
         self.inputs, self.read = self._batch(neutral["validation"][:REPLIES])
-        self.owner: NDArray[np.intp] = np.flatnonzero(np.ones(len(self.read))).repeat(
-            self.read.sum(dim=1).numpy()
-        )  # the reply of each position
+        self.owner: NDArray[np.intp] = np.arange(len(self.read)).repeat(self.read.sum(dim=1).numpy())  # the reply of each position
         self._others = self._batch(neutral["train"][:COVARIANCE])
 
     def _batch(self, texts: Sequence[Text]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

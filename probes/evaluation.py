@@ -26,7 +26,7 @@ from probes.methods import Floats
 from probes.quiet import REPLY_RATE
 from probes.reader import SKIP, Reader, Say
 from probes.scoring import HOLD, RULE_WINDOW, peaks, read, token_scores
-from probes.statistics import auroc, clustered, figure, found_at, paired, ranking, with_rates
+from probes.statistics import auroc, clustered, figure, found_at, paired, with_rates
 from probes.windows import windowed
 
 LABELLED_TEXTS = 2000
@@ -272,4 +272,4 @@ def long_context(reader: Reader, evaluation: Evaluation, name: str, tokens: int 
             scores = token_scores(reader, bank, long, tokens + 500)[:, i]
             peak[present].append(float(windowed(scores[8:, None], "mean(16)").max()))
         evaluation.say(f"long context: {name} {number + 1} of 5")
-    return ranking("40 tokens within 4,000", np.array(peak[True]), np.array(peak[False]))
+    return figure("40 tokens within 4,000", np.array(peak[True]), np.array(peak[False]))

@@ -86,7 +86,7 @@ def share_above(limit: float) -> Callable[[Floats], float]:
 
 
 def figure(suite: str, positive: Floats, negative: Floats, draws: int = 200) -> Figure:
-    """How well scores tell two kinds of text apart. With enough of both, also what is found at 1 % of one half of the negatives."""
+    """How well scores tell two kinds of text apart."""
     found: dict[str, object] = {"suite": suite, "positives": len(positive), "negatives": len(negative)}
     if len(positive) and len(negative):
         area = auroc(positive, negative)
@@ -110,7 +110,3 @@ def found_at(rate: float, positive: Floats, negative: Floats) -> tuple[float, In
         return None
     hits = int((positive > np.quantile(negative[::2], 1 - rate)).sum())
     return hits / len(positive), wilson(hits, len(positive))
-
-
-def ranking(suite: str, positive: Floats, negative: Floats) -> Figure:
-    return figure(suite, positive, negative)
