@@ -21,7 +21,7 @@ WAYS = (
     (32, 1.0), (64, 0.7), (48, 1.0), (32, 0.0), (96, 1.0), (64, 0.3), (48, 1.0), (256, 0.7),
     (32, 0.7), (64, 1.0), (48, 0.0), (96, 0.7), (32, 1.0), (64, 1.0), (48, 0.3), (512, 1.0),
 )  # fmt: skip
-BATCH = 64
+BATCH = 96  # of one way there are 93 where 747 prompts have two replies each
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ def test_a_stop_ends_what_vllm_runs_by_its_own_count(stack: Stack, tapped: VllmP
             asked = [pool.submit(ask, i % 2 == 0) for i in range(6)]
             # Some may wait for room at vLLM, and on a busy machine the last may come late.
             eventually(lambda: count("running") >= 3 and count("running") + count("waiting{") == 6, "vLLM has them all", 120)
+            # vLLM counts a request from its prompt on, the sidecar from its first token.
+            eventually(lambda: stack.metric("barograph_streams_running") >= 1, "the sidecar sees tokens of one", 120)
             outcome = stack.change("/commands", {"verb": "stop", "all": True, "reason": "drill"}).json()
             answers = [each.result() for each in asked]
         assert outcome["streams"] >= 1, outcome

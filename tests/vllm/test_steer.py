@@ -90,7 +90,7 @@ def test_what_is_out_of_bounds_is_refused_and_costs_nothing(server: VllmProcess,
     def wrong() -> None:
         eventually(lambda: len(recorder.scores.get(("w0", 0), ())) >= 4, "a few tokens are there", 300)
         recorder.steer(("w0", 0), 1, "hostility", -0.2, 8)
-        recorder.steer(("w0", 0), 2, "hostility", -0.1, 8)
+        recorder.steer(("w0", 0), 2, "panic", -0.1, 8)
         recorder._places["w0", 0][0].send(b"\xc1nonsense")
         recorder._places["w0", 0][0].send(wire.encode(wire.Check(True, 1, 0.0)))
 
