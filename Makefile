@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 TLOG := .venv-tlog
 STREAMS := .venv-streams
 
-.PHONY: run test test-vllm test-kafka test-otel test-images test-cluster abuse soak images image-engine smoke lint types audit docs release bench bench-vllm wheel format doctor clean
+.PHONY: run test test-vllm test-kafka test-otel test-images test-cluster test-models abuse soak images image-engine smoke lint types audit docs release bench bench-vllm wheel format doctor clean
 
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
@@ -35,6 +35,9 @@ test-images: $(STAMP)  ## the sidecar's image built twice, looked into, and run 
 
 test-cluster: $(STAMP)  ## the chart on a real API server; needs Go, 4 GB of memory and 4 GB of disk, and about half an hour the first time
 	$(BIN)/pytest tests/cluster
+
+test-models: $(STAMP)  ## a bank for a model of a third family, which is fetched (238 MB) and fitted in minutes
+	$(BIN)/pytest tests/models
 
 abuse: $(STAMP)  ## a day of abuse in minutes: what must hold whatever is done to a running sidecar
 	$(BIN)/pytest tests/abuse

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from probes.bank import ProbeCard
-from probes.corpus import DEEP, Corpus, Text
+from probes.circumplex import ENDS
+from probes.corpus import DEEP, Corpus, Split, Text
 from probes.material import Material
 from probes.methods import Floats, unit
 from probes.reader import Reader, Say
@@ -31,7 +32,7 @@ NAMED = 1.5  # weight of the sentences beside the stories
 def fit_emotions(
     reader: Reader, material: Material, corpus: Corpus, candidates: Sequence[int], work: Path, say: Say
 ) -> tuple[list[ProbeCard], Floats, dict[str, float]]:
-    """Cards, directions [171, width], and the share of variance of their first components."""
+    """Cards, directions [171, width], and their geometry with and without the sentences that name the word."""
     concepts = corpus.concepts
     sentences = reader.means([text for name in concepts for text in named(name)], work, say)
     sentences = sentences.reshape(len(concepts), len(SENTENCES), *sentences.shape[1:])
@@ -54,10 +55,12 @@ def fit_emotions(
             neutral_std=float(neutral[:, i].std()), auroc=auroc(inside, outside),
             auroc_ci=bootstrap(auroc, inside, outside, draws=200) if len(inside) > 2 else None,
         ))  # fmt: skip
-    spread = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
-    shares = {f"component_{i + 1}": round(float(spread[i] ** 2 / (spread**2).sum()), 4) for i in range(4)}
-    say(f"emotions: {len(cards)} at layer {layer}, mean validation AUROC {value[layer]:.3f}; first components explain {shares}")
-    return cards, rows, shares
+    stories = vectors(material, sentences, concepts, layer, ("train", "validation"), named=0.0)
+    found = _geometry(material, concepts, layer, rows) | {
+        f"stories_only_{key}": share for key, share in _geometry(material, concepts, layer, stories).items()
+    }
+    say(f"emotions: {len(cards)} at layer {layer}, mean validation AUROC {value[layer]:.3f}; {found}")
+    return cards, rows, found
 
 
 def probe_name(emotion: str) -> str:
@@ -72,18 +75,32 @@ def named(concept: str) -> list[Text]:
     return [Text("", "", "", sentence.format(word) + TAIL, "train") for sentence in SENTENCES]
 
 
-def vectors(material: Material, sentences: np.ndarray, concepts: Sequence[str], layer: int, splits: tuple[str, ...]) -> Floats:
-    """Unit vectors [emotions, width] at a layer, from the stories of some splits and from the sentences."""
+def vectors(
+    material: Material, sentences: np.ndarray, concepts: Sequence[str], layer: int, splits: tuple[str, ...], named: float = NAMED
+) -> Floats:
+    """Unit vectors [emotions, width] at a layer, from the stories of some splits and from the sentences with the weight `named`."""
     states = material.states[:, layer + 1].astype(np.float32)
     used = np.isin(material.split, splits) & (material.source == "own")
     stories = np.stack([states[used & (material.concept == concept)].mean(axis=0) for concept in concepts])
     said = sentences[:, :, layer + 1].astype(np.float32).mean(axis=1)
-    return unit(NAMED * unit(said - said.mean(axis=0)) + unit(stories - stories.mean(axis=0)))
+    return unit(named * unit(said - said.mean(axis=0)) + unit(stories - stories.mean(axis=0)))
 
 
-def _told_apart(material: Material, concepts: Sequence[str], layer: int, rows: Floats) -> float:
-    """Mean over emotions of the AUROC of their validation texts against those of all other emotions."""
-    used = material.rows("validation", "own") & (material.concept != "")
+def _geometry(material: Material, concepts: Sequence[str], layer: int, rows: Floats) -> dict[str, float]:
+    """Shares of variance of the first components, how well the first tells pleasant from unpleasant emotions, and the AUROC on unseen stories."""
+    left, values, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    high, low = (np.isin(concepts, [key for key in concepts if DEEP.get(key, key) in end]) for end in ENDS["valence"])
+    pleasant = auroc(left[high, 0], left[low, 0])
+    return {
+        **{f"component_{i + 1}": round(float(values[i] ** 2 / (values**2).sum()), 4) for i in range(4)},
+        "component_1_tells_pleasant": round(max(pleasant, 1 - pleasant), 4),  # a component has no sign
+        "test_auroc": round(_told_apart(material, concepts, layer, rows, "test"), 4),
+    }
+
+
+def _told_apart(material: Material, concepts: Sequence[str], layer: int, rows: Floats, split: Split = "validation") -> float:
+    """Mean over emotions of the AUROC of their texts in a split against those of all other emotions."""
+    used = material.rows(split, "own") & (material.concept != "")
     scores = material.states[used, layer + 1].astype(np.float32) @ rows.T
     concept = material.concept[used]
     return float(np.mean([auroc(scores[concept == name, i], scores[concept != name, i]) for i, name in enumerate(concepts)]))

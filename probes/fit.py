@@ -27,10 +27,9 @@ from probes.material import Material, weights
 from probes.methods import METHODS, Floats, neutral_components, unit, without
 from probes.passport import Passport
 from probes.reader import Reader, Say
-from probes.statistics import auroc, bootstrap
+from probes.statistics import auroc, auroc_interval, bootstrap
 
 SAFETY = tuple(DEEP)
-PROFILE_DRAWS = 200
 # Ways of writing, left out in turn.
 FORMS = {
     "narratives": ("story", "first", "second", "third"),
@@ -72,7 +71,8 @@ def fit(reader: Reader, corpus: Corpus, labelled: Sequence[Labelled], work: Path
         trials = _trials(material, concept, range(reader.layers - 1), candidates)
         best = _best([trial for trial in trials if trial.layer in candidates])
         tried = {method: max(t.score for t in trials if t.method == method and t.layer in candidates) for method in _names(trials)}
-        profile[concept] = {str(t.layer): (t.tasks["own"], *t.own_ci) for t in trials if t.method == "difference of means"}
+        for method in dict.fromkeys(("difference of means", best.method)):
+            profile[f"{concept}, {method}"] = {str(t.layer): (t.tasks["own"], *t.own_ci) for t in trials if t.method == method}
         direction = _final(material, concept, best)
         probes.append(_card(material, concept, best.layer, direction, best.method, tried))
         directions.append(direction)
@@ -168,8 +168,8 @@ def _trial(material: Material, truth: NDArray[np.int8], name: str, layer: int) -
         positive, negative = scores[rows & (truth == 1)], scores[rows & (truth == 0)]
         if len(positive) and len(negative):
             tasks[source] = auroc(positive, negative)
-            if source == "own" and name == "difference of means":
-                own_ci = bootstrap(auroc, positive, negative, draws=PROFILE_DRAWS)
+            if source == "own":
+                own_ci = auroc_interval(tasks[source], len(positive), len(negative))
     tasks["other forms"] = _across_forms(material, truth, name, layer)
     plain = material.rows("validation", "own") & material.neutral
     hard = material.rows("validation", "own") & material.hard

@@ -44,7 +44,7 @@ person who writes to the model. <b>A quiet probe is no proof of calm.</b></p>
 <td{% if probe.causal == False %} class="bad"{% endif %}>{{ {True: "yes", False: "no", None: "not tried"}[probe.causal] }}</td>
 <td>{{ probe.cause.proven | join(", ") if probe.cause and probe.cause.matched else "not tried" }}</td>
 <td class="n">{% if probe.thresholds %}{{ ci(probe.thresholds["ewma(8)"][0].value, probe.thresholds["ewma(8)"][0].ci) }}{% endif %}</td></tr>{% endfor %}</table>
-<h2>Layers</h2><p>AUROC of the difference of means on validation texts by layer, with its 95 % band. {{ emerges }}</p>{{ profile }}
+<h2>Layers</h2><p>AUROC on validation texts by layer: of the difference of means (dashed, with its 95 % band) and of the method that was chosen. {{ emerges }}</p>{{ profile }}
 <h2>False alarms</h2><p>The default rules on replies to harmless prompts that no step of the fit or the calibration has seen; topical ones lie near strong
 emotions.</p><table><tr><th>replies</th><th class="n">how many</th><th class="n">share that meets a rule</th></tr>
 {% for f in card.false_alarms %}<tr><td>{{ f.suite }}</td><td class="n">{{ f.negatives }}</td><td class="n">{{ ci(f.fpr, f.fpr_ci) }}</td></tr>{% endfor %}</table>
@@ -56,6 +56,10 @@ shipped threshold; for benign replies, the share of windows over the shipped 1 %
 {% for f in probe.evaluation %}<tr><td>{{ f.suite }}</td><td class="n">{{ f.positives }} / {{ f.negatives }}</td><td class="n">{{ ci(f.auroc, f.auroc_ci) if f.value is none else ci(f.value, f.value_ci) }}</td><td class="n">{{ ci(f.auprc, f.auprc_ci) }}</td>
 <td class="n">{{ ci(f.tpr_at_1, f.tpr_at_1_ci) }}</td><td class="n">{{ ci(f.tpr, f.tpr_ci) }}</td>
 <td class="n">{{ ci(f.fpr, f.fpr_ci) if f.windows_over is none else ci(f.windows_over, f.windows_over_ci) }}</td><td>{% for name, value in f.baselines.items() %}{{ name }} {{ "%.3f" | format(value) }}{{ ", " if not loop.last }}{% endfor %}</td></tr>{% endfor %}</table>{% endfor %}
+{% if card.circumplex %}<h2>The 171 emotions</h2><p>Shares of variance of their vectors' first components, how well the first tells pleasant from unpleasant emotions (AUROC), and the mean
+AUROC on unseen stories. The second row is of stories alone: the first includes sentences that name the word.</p>
+<table><tr><th></th>{% for key in geometry %}<th class="n">{{ key.replace("_", " ") }}</th>{% endfor %}</tr>
+{% for label, prefix in (("stories and sentences", ""), ("stories only", "stories_only_")) %}<tr><td>{{ label }}</td>{% for key in geometry %}<td class="n">{{ "%.3f" | format(card.circumplex[prefix + key]) if prefix + key in card.circumplex else "–" }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
 <h2>Cause</h2><p>Change of the log-odds of the concept's own words against other concepts' words when the probe's pattern is added to its
 layer, by dose in shares of the residual's norm. Grey: random directions of equal norm, mean and deviation. A probe is causal where its
 words rise surely, faster than along random directions and those of the states' own covariance, and faster than any other alarm concept's words. One that fails is
@@ -74,7 +78,13 @@ def page(bank: Bank) -> str:
     environment.globals["ci"] = _interval
     registers = list(next((probe.registers for probe in alarm if probe.registers), {}))
     return environment.from_string(TEMPLATE).render(
-        card=bank.card, alarm=alarm, registers=registers, emerges=_emerges(bank), profile=_profile(bank), doses=_doses(alarm)
+        card=bank.card,
+        alarm=alarm,
+        registers=registers,
+        geometry=[key for key in bank.card.circumplex if not key.startswith("stories_only_")],
+        emerges=_emerges(bank),
+        profile=_profile(bank),
+        doses=_doses(alarm),
     )
 
 
@@ -101,11 +111,13 @@ def _profile(bank: Bank) -> Markup:
     for name, layers in bank.card.layer_profile.items():
         x = sorted(map(int, layers))
         triples = [layers[str(layer)] for layer in x]
-        colour = COLOURS.get(name, "#444444")
-        axes.plot(x, [t[0] for t in triples], color=colour, label=name)
-        axes.fill_between(x, [t[1] for t in triples], [t[2] for t in triples], color=colour, alpha=0.12, linewidth=0)
+        concept, _, method = name.partition(", ")
+        colour, means = COLOURS.get(concept, "#444444"), method == "difference of means"
+        axes.plot(x, [t[0] for t in triples], color=colour, label=name, linestyle="--" if means else "-", linewidth=1 if means else 1.5)
+        if means:
+            axes.fill_between(x, [t[1] for t in triples], [t[2] for t in triples], color=colour, alpha=0.12, linewidth=0)
     axes.set(xlabel="layer", ylabel="AUROC")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=7, loc="lower right", ncol=2)
     return _svg(figure)
 
 

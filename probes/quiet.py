@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probes.bank import Bank, Figure
 from probes.corpus import ALARMS
+from probes.methods import Floats
 from probes.prompts import KINDS, Prompt, of_kind
 from probes.reader import Reader, Say
 from probes.replies import by_prompt, replies
 from probes.scoring import HOLD, RULE_WINDOW, peaks, read
-from probes.statistics import clustered, with_rates
+from probes.statistics import Interval, clustered, wilson, with_rates
 from probes.windows import windowed
 
 RATE, REPLY_RATE = 0.01, 0.005  # the thresholds that the default pack uses
-SAMPLES = {"ordinary": 2, "topical": 1}
+SAMPLES = {"ordinary": 3, "topical": 2}
 
 
 def quiet(reader: Reader, bank: Bank, prompts: Sequence[Prompt], work: Path, say: Say) -> Bank:
@@ -44,7 +46,7 @@ def quiet(reader: Reader, bank: Bank, prompts: Sequence[Prompt], work: Path, say
             length = np.array([len(each) for each in scores], float)
             for name in (f"benign {kind} replies", *dict.fromkeys(family)):
                 rows = np.full(len(made), True) if name.startswith("benign") else family == name
-                share = clustered(lambda a, n: float(a.sum() / n.sum()), owner[rows], above[rows], length[rows])
+                share = _share(owner[rows], above[rows], length[rows])
                 figures[card.name].append(Figure(
                     suite=name if name.startswith("benign") else f"benign replies: {name}", positives=0, negatives=int(rows.sum()),
                     windows_over=float(above[rows].sum() / length[rows].sum()), windows_over_ci=share,
@@ -53,6 +55,13 @@ def quiet(reader: Reader, bank: Bank, prompts: Sequence[Prompt], work: Path, say
         say(f"{kind}: a default rule's condition is met in {int(met.sum())} of {len(made)} replies")
     cards = [card.model_copy(update={"evaluation": [*_others(card.evaluation), *figures[card.name]]}) for card in bank.card.probes]
     return bank.with_cards(cards, false_alarms=found)
+
+
+def _share(owner: NDArray[np.intp], above: Floats, length: Floats) -> Interval:
+    """95 % interval of the share of windows. Where none is over, resampling would say that none ever is; prompts, one window each, bound it."""
+    if not above.any():
+        return wilson(0, len(np.unique(owner)))
+    return clustered(lambda a, n: float(a.sum() / n.sum()), owner, above, length)
 
 
 def _others(evaluation: Sequence[Figure]) -> list[Figure]:

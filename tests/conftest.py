@@ -19,8 +19,8 @@ from tests.stack import Stack
 
 # These run beside vLLM only, in an environment of their own: make test-vllm.
 collect_ignore = [] if find_spec("vllm") else ["vllm"]
-# These need Java, Go, root or minutes of their own, and run when they are asked for by name, by targets of the Makefile.
-APART = [Path(__file__).parent / name for name in ("abuse", "cluster", "images", "kafka", "otel")]
+# These need Java, Go, root, another model or minutes of their own, and run when they are asked for by name, by targets of the Makefile.
+APART = [Path(__file__).parent / name for name in ("abuse", "cluster", "images", "kafka", "models", "otel")]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
