@@ -1,4 +1,4 @@
-"""Writes the tables of docs/probes.md from the cards of the shipped banks, side by side, so that no figure is typed by hand.
+"""Writes the tables of docs/probes.md and README.md from the cards of the shipped banks, so that no figure is typed by hand.
 
 python -m deploy.cards
 """
@@ -10,7 +10,7 @@ from monitor.config import BANKS
 from probes.bank import Bank, Figure, ProbeCard
 
 PROBES = ("desperation", "panic", "hostility")
-PAGE = DOCS / "probes.md"
+PAGE, FRONT = DOCS / "probes.md", DOCS.parent / "README.md"
 
 
 def shipped() -> list[Bank]:
@@ -99,9 +99,36 @@ def table(bank: Bank) -> str:
     return "\n".join(lines)
 
 
+# README's few: of one suite, without intervals.
+SHORT: dict[str, tuple[str, str, bool]] = {
+    "AUROC on topics that no step has seen": ("held-out topics", "auroc", False),
+    "found above what 1 % of other unseen texts exceed": ("held-out topics", "tpr_at_1", False),
+    "AUROC on human labels (GoEmotions, unseen part)": ("human labels: goemotions_dev", "auroc", False),
+    "ahead of the best text rival, topics and hard cases": ("topics and hard cases together", "value", False),
+    "windows over the 1 % threshold, topical harmless replies": ("benign topical", "windows_over", True),
+}
+
+
+def side_by_side() -> str:
+    """All shipped banks in one table, a column a probe."""
+    banks = shipped()
+    head = [f"{bank.card.model.name}: {name}" if not i else name for bank in banks for i, name in enumerate(PROBES)]
+    lines = ["| | " + " | ".join(head) + " |", "| --- |" + " --- |" * len(head)]
+    for label, (suite, what, percent) in SHORT.items():
+        found = [figure(bank[name], suite) for bank in banks for name in PROBES]
+        cells = ["–" if each is None else _value(getattr(each, what), None, percent=percent) for each in found]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    causal = ["yes" if bank[name].causal else "no" for bank in banks for name in PROBES]
+    lines.append("| cause shown | " + " | ".join(causal) + " |")
+    alarms = [(bank.card.model.name, each) for bank in banks for each in bank.card.false_alarms]
+    said = [f"{round((each.fpr or 0) * each.negatives)} of {each.negatives} {each.suite.split()[0]} ones ({name})" for name, each in alarms]
+    return "\n".join([*lines, "", f"Replies to harmless prompts in which a default rule alarms: {', '.join(said)}."])
+
+
 def written() -> str:
     return "\n\n".join(table(bank) for bank in shipped())
 
 
 if __name__ == "__main__":
     put(PAGE, "cards", written())
+    put(FRONT, "cards", side_by_side())

@@ -31,6 +31,7 @@ def test_every_setting_says_what_it_is() -> None:
 def test_the_figures_of_probes_are_those_of_the_cards() -> None:
     text = cards.PAGE.read_text("utf-8")
     assert cards.written() in text, "python -m deploy.cards"
+    assert cards.side_by_side() in cards.FRONT.read_text("utf-8"), "python -m deploy.cards"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
