@@ -11,6 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
+from probes.encoder import Encoder
 from probes.material import Material, weights
 from probes.methods import Floats, logistic
 
@@ -25,9 +26,10 @@ LEXICON = {
 
 
 class Baselines:
-    """TF-IDF of words and of letters with logistic regression, a word list, and the embedding layer: on the training texts of the probes, with their weights."""
+    """TF-IDF of words and of letters with logistic regression, a word list, the embedding layer, and a sentence encoder if there is one: on the
+    training texts of the probes, with their weights."""
 
-    def __init__(self, material: Material, concept: str) -> None:
+    def __init__(self, material: Material, concept: str, encoder: Encoder | None = None) -> None:
         truth = material.truth(concept)
         kept = (material.split != "test") & (truth >= 0)
         rows, weight = np.flatnonzero(kept), weights(material, truth, kept)
@@ -41,17 +43,24 @@ class Baselines:
         )  # fmt: skip
         self._text.fit(texts, truth[rows] == 1, logisticregression__sample_weight=weight)
         self.embedding = logistic(material.states[rows, 0].astype(np.float32), truth[rows] == 1, weight)
+        self._encoder = encoder
+        if encoder is not None:
+            self._sentence = LogisticRegression(C=10, class_weight="balanced", max_iter=1000)
+            self._sentence.fit(encoder(texts), truth[rows] == 1, sample_weight=weight)
         stems = LEXICON.get(concept, concept).split()
         self._words = re.compile(r"\b(?:" + "|".join(stems) + r")\w*", re.IGNORECASE)
 
     def scores(self, texts: Sequence[str], states: NDArray[np.float16]) -> dict[str, Floats]:
         """Scores [n] of each baseline; states are [n, columns, width]."""
         words = [len(self._words.findall(text)) / max(1, len(text.split())) for text in texts]
-        return {
+        found = {
             "TF-IDF": self.text(texts),
             "lexicon": np.array(words, np.float32),
             "embedding": states[:, 0].astype(np.float32) @ self.embedding,
         }
+        if self._encoder is not None:
+            found["sentence encoder"] = self._sentence.decision_function(self._encoder(texts)).astype(np.float32)
+        return found
 
     def text(self, texts: Sequence[str]) -> Floats:
         """Log-odds [n] of the text classifier alone."""

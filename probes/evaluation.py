@@ -19,6 +19,7 @@ from probes.bank import HELD_OUT, TOGETHER, Bank, Figure
 from probes.baselines import Baselines
 from probes.circumplex import AXES
 from probes.corpus import Corpus, Text
+from probes.encoder import Encoder
 from probes.fit import FORMS, SAFETY, chosen_without, direction_of
 from probes.labelled import Labelled
 from probes.material import Material, comment
@@ -44,12 +45,15 @@ class Sight:
 class Evaluation:
     """Measures one bank. `figures` is filled by `run`: probe → its figures."""
 
-    def __init__(self, reader: Reader, bank: Bank, corpus: Corpus, labelled: Sequence[Labelled], work: Path, say: Say, count: int) -> None:
+    def __init__(
+        self, reader: Reader, bank: Bank, corpus: Corpus, labelled: Sequence[Labelled], work: Path, say: Say, count: int, encoder: Encoder | None = None
+    ) -> None:  # fmt: skip
         self.reader, self.bank, self.corpus, self.labelled, self.work, self.say = reader, bank, corpus, labelled, work, say
         trained = [file for file in labelled if any(file.digest[:16] in line for line in bank.card.labelled)]
         self.material = Material.gather(reader, corpus, trained, count, work, say)
         self._taken = {file.digest: set(rows.tolist()) for file, rows in self.material.labels}
         self._baselines: dict[str, Baselines] = {}
+        self._encoder = encoder
         self.figures: dict[str, list[Figure]] = {}
         self.weight, self.bias = bank.affine()
         self.deep = [name for name in SAFETY if name in bank.names]
@@ -74,7 +78,7 @@ class Evaluation:
     def baselines(self, name: str) -> Baselines:
         """The rivals of a probe, fitted once."""
         if name not in self._baselines:
-            self._baselines[name] = Baselines(self.material, name)
+            self._baselines[name] = Baselines(self.material, name, self._encoder)
         return self._baselines[name]
 
     def score(self, name: str, states: NDArray[np.float16]) -> Floats:

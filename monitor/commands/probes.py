@@ -114,6 +114,7 @@ def fit(
 def evaluate(
     bank: BankOption, model: ModelOption = "smollm2", corpus: CorpusOption = None, labelled: LabelledOption = None,
     norms: Annotated[Path | None, typer.Option("--norms", help="Human norms of words: CSV with word, V and A.")] = None,
+    encoder: Annotated[Path | None, typer.Option("--encoder", help="A sentence encoder in transformers' format, as one more rival.")] = None,
     save: Annotated[bool, typer.Option("--save/--no-save", help="Write the figures into the bank's card.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     long: Annotated[bool, typer.Option("--long/--no-long", help="Also 40 tokens within 4,000, and lead time (minutes).")] = True,
@@ -123,6 +124,7 @@ def evaluate(
     with _mendable():
         from probes.bank import Bank
         from probes.corpus import FOLDER, Corpus
+        from probes.encoder import Encoder
         from probes.evaluation import Evaluation, long_context
         from probes.lead import lead_time
         from probes.norms import against_norms
@@ -130,9 +132,10 @@ def evaluate(
         from probes.quiet import quiet
 
         loaded, files, texts = Bank.load(bank), _labelled(labelled), Corpus.read(corpus or FOLDER)
+        rival = Encoder(encoder) if encoder is not None else None
         reader = _fitting(loaded, model, device, dtype, fast=True)
         loaded = quiet(reader, loaded, checking(), _work(work), _say)
-        evaluation = Evaluation(reader, loaded, texts, files, _work(work), _say, TEXTS)
+        evaluation = Evaluation(reader, loaded, texts, files, _work(work), _say, TEXTS, rival)
         result = evaluation.run()
         if long:
             for name in ("desperation", "panic", "hostility"):
