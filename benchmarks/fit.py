@@ -13,23 +13,39 @@ import time
 from pathlib import Path
 
 from benchmarks.report import emit
+from monitor import models
 from probes.bank import Bank
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--labelled", type=Path, action="append", default=[])
+    parser.add_argument("--model", default=models.BUNDLED)
     options = parser.parse_args()
     files = [part for path in options.labelled for part in ("--labelled", str(path))]
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         subprocess.run(
-            [sys.executable, "-m", "monitor", "probes", "fit", "--out", f"{folder}/bank", "--work", f"{folder}/work", *files], check=True
+            [
+                sys.executable,
+                "-m",
+                "monitor",
+                "probes",
+                "fit",
+                "--model",
+                options.model,
+                "--out",
+                f"{folder}/bank",
+                "--work",
+                f"{folder}/work",
+                *files,
+            ],
+            check=True,
         )
         seconds = time.monotonic() - started
         card = Bank.load(Path(folder) / "bank").card
     emit(
-        "fit",
+        "fit" if options.model == models.BUNDLED else f"fit_{options.model}",
         model=card.model.name,
         minutes=round(seconds / 60, 2),
         probes=len(card.probes),

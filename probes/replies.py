@@ -42,12 +42,14 @@ def replies(reader: Reader, prompts: Sequence[Prompt], samples: int, work: Path,
     path.write_text("".join(lines), "utf-8")
     made = [json.loads(line) for line in lines]
     jobs = [(number, WAYS[(number + sample * 7) % len(WAYS)]) for number in range(len(prompts)) for sample in range(samples)]
+    # In the order in which they are made, so that the time left is told by tokens: the long ones come last.
+    upto = np.cumsum([0, *(tokens for tokens, _ in sorted(way for _, way in jobs))])
     with path.open("a", encoding="utf-8") as kept:
         for batch in _make(reader, prompts, jobs, len(made), seed):
             kept.writelines(json.dumps(each) + "\n" for each in batch)
             kept.flush()
             made += batch
-            say(f"wrote {len(made)} of {len(jobs)} replies")
+            say(f"wrote {upto[len(made)]} of {upto[-1]} tokens of replies at most")
     return [Reply(prompt, tuple(ids), start) for prompt, ids, start in sorted(made, key=lambda each: each[0])]
 
 
