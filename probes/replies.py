@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from probes.grouped import grouped
 from probes.passport import fingerprint
 from probes.prompts import Prompt
 from probes.reader import Reader, Say
@@ -83,9 +84,11 @@ def continued(reader: Reader, encoded: Sequence[Sequence[int]], tokens: int, tem
     ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in encoded], device=model.device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in encoded], device=model.device)
     # A cache of fixed size: one that grows is copied at every token, which took six times as long on a processor.
-    made = model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=pad, cache_implementation="static", disable_compile=True, **sampling
-    )  # fmt: skip
+    with grouped(model):
+        made = model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=pad, cache_implementation="static", disable_compile=True,
+            **sampling,
+        )  # fmt: skip
     found = []
     for row in made[:, length:].tolist():
         stop = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))

@@ -45,12 +45,14 @@ def environment(runtime: Path) -> dict[str, str]:
     return {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(runtime / "cache")}
 
 
-def configured(folder: Path, socket: Path, environment: dict[str, str], *arguments: str, **tap: Any) -> VllmProcess:
-    """vLLM with the shipped model. `tap` are the settings of that name."""
+def configured(
+    folder: Path, socket: Path, environment: dict[str, str], *arguments: str, model: str = "smollm2", **tap: Any
+) -> VllmProcess:  # fmt: skip
+    """vLLM with a shipped model. `tap` are the settings of that name."""
     port = free_port()
     path = folder / "barograph.yaml"
-    path.write_text(yaml.safe_dump({"socket": str(socket), "engine": {"listen": f"127.0.0.1:{port}"}, "tap": tap}))
-    return VllmProcess(path, port, folder / "vllm.log", ["smollm2", *ROOM, *arguments], environment, start_s=START_S)
+    path.write_text(yaml.safe_dump({"socket": str(socket), "engine": {"model": model, "listen": f"127.0.0.1:{port}"}, "tap": tap}))
+    return VllmProcess(path, port, folder / "vllm.log", [model, *ROOM, *arguments], environment, start_s=START_S)
 
 
 def fifty(server: VllmProcess, suffix: str = "") -> dict[Key, Reply]:

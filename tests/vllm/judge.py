@@ -22,10 +22,10 @@ ATTEMPTS = 3
 class Judge:
     """Loads the reference once. `heard` asks, `worst` compares."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "smollm2") -> None:
         torch.set_num_threads(2)
-        self._reader = Reader(models.resolve("smollm2"), "smollm2", device="cpu", dtype="float32")
-        self._bank = Config().load_bank()
+        self._reader = Reader(models.resolve(model), model, device="cpu", dtype="float32")
+        self._bank = Config.model_validate({"engine": {"model": model}}).load_bank()
         self._before = (0, 0)  # rows of unknown streams and dropped frames until the last question
 
     def heard(self, recorder: Recorder, ask: Callable[[str], dict[Key, Reply]]) -> dict[Key, Reply]:
