@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 EVERY_S = 60.0
 COUNT = re.compile(
-    r"(?P<what>(?:read|wrote|calibrating|long context|evaluated|measuring)\b.*?)(?P<done>\d+) of (?P<all>\d+)(?P<unit>.*)", re.DOTALL
+    r"(?P<what>(?:read|wrote|scored|calibrating|long context|evaluated|measuring)\b.*?)(?P<done>\d+) of (?P<all>\d+)(?P<unit>.*)", re.DOTALL
 )
 
 
