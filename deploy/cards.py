@@ -118,7 +118,7 @@ def side_by_side() -> str:
         found = [figure(bank[name], suite) for bank in banks for name in PROBES]
         cells = ["–" if each is None else _value(getattr(each, what), None, percent=percent) for each in found]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    causal = ["yes" if bank[name].causal else "no" for bank in banks for name in PROBES]
+    causal = [{True: "yes", False: "no", None: "not tried"}[bank[name].causal] for bank in banks for name in PROBES]
     lines.append("| cause shown | " + " | ".join(causal) + " |")
     alarms = [(bank.card.model.name, each) for bank in banks for each in bank.card.false_alarms]
     said = [f"{round((each.fpr or 0) * each.negatives)} of {each.negatives} {each.suite.split()[0]} ones ({name})" for name, each in alarms]

@@ -34,15 +34,18 @@ class Reply:
     start: int
 
 
-def replies(reader: Reader, prompts: Sequence[Prompt], samples: int, work: Path, say: Say, seed: int = 0) -> list[Reply]:
-    """`samples` replies to each prompt, each in another way, read from `work` where an earlier run made them."""
+def replies(
+    reader: Reader, prompts: Sequence[Prompt], samples: int | Sequence[int], work: Path, say: Say, seed: int = 0
+) -> list[Reply]:  # fmt: skip
+    """So many replies to each prompt, each in another way, read from `work` where an earlier run made them."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / f"replies-{_key(reader, prompts, samples, seed)}.jsonl"
     # The last line of a run that was killed may be torn.
     lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")] if path.is_file() else []
     path.write_text("".join(lines), "utf-8")
     made = [json.loads(line) for line in lines]
-    jobs = [(number, WAYS[(number + sample * 7) % len(WAYS)]) for number in range(len(prompts)) for sample in range(samples)]
+    counts = [samples] * len(prompts) if isinstance(samples, int) else samples
+    jobs = [(number, WAYS[(number + sample * 7) % len(WAYS)]) for number, count in enumerate(counts) for sample in range(count)]
     # In the order in which they are made, so that the time left is told by tokens: the long ones come last.
     upto = np.cumsum([0, *(tokens for tokens, _ in sorted(way for _, way in jobs))])
     with path.open("a", encoding="utf-8") as kept:
@@ -96,7 +99,7 @@ def continued(reader: Reader, encoded: Sequence[Sequence[int]], tokens: int, tem
     return found
 
 
-def _key(reader: Reader, prompts: Sequence[Prompt], samples: int, seed: int) -> str:
+def _key(reader: Reader, prompts: Sequence[Prompt], samples: int | Sequence[int], seed: int) -> str:
     turns = [each.turns for each in prompts]
     about = json.dumps([reader.source, reader.dtype, fingerprint(reader.model), WAYS, turns, samples, seed])
     return hashlib.sha256(about.encode()).hexdigest()[:16]
