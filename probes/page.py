@@ -117,7 +117,7 @@ def _profile(bank: Bank) -> Markup:
         if means:
             axes.fill_between(x, [t[1] for t in triples], [t[2] for t in triples], color=colour, alpha=0.12, linewidth=0)
     axes.set(xlabel="layer", ylabel="AUROC")
-    axes.legend(frameon=False, fontsize=7, loc="lower right", ncol=2)
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return _svg(figure)
 
 
