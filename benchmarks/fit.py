@@ -25,23 +25,20 @@ def main() -> None:
     files = [part for path in options.labelled for part in ("--labelled", str(path))]
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "monitor",
-                "probes",
-                "fit",
-                "--model",
-                options.model,
-                "--out",
-                f"{folder}/bank",
-                "--work",
-                f"{folder}/work",
-                *files,
-            ],
-            check=True,
-        )
+        command = [
+            "-m",
+            "monitor",
+            "probes",
+            "fit",
+            "--model",
+            options.model,
+            "--out",
+            f"{folder}/bank",
+            "--work",
+            f"{folder}/work",
+            *files,
+        ]
+        subprocess.run([sys.executable, *command], check=True)
         seconds = time.monotonic() - started
         card = Bank.load(Path(folder) / "bank").card
     emit(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ def main() -> None:
     bank = Bank.load(BANKS / models.served_name(name).lower()).select([*ALARMS, "valence"])
     reader, corpus, work = Reader(models.resolve(name), models.served_name(name), fast=True), Corpus.read(), models.cache_dir() / "work"
     prompts = setting(corpus)
-    made = replies(reader, prompts, 2, Path(work), print)
+    made = replies(reader, prompts, 2, work, print)
     harmless = read(reader, bank, [(each.ids, each.start) for each in made], print)
     owner, kind = by_prompt(made), np.array([prompts[each.prompt].kind for each in made])
     random, table = np.random.default_rng(0), dict[str, dict[str, Any]]()

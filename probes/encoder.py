@@ -1,4 +1,4 @@
-"""A small sentence encoder, such as all-MiniLM-L6-v2: the strongest rival that reads text and fits beside a sidecar."""
+"""A small sentence encoder, such as all-MiniLM-L6-v2: a rival of the probes that reads the text alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Attention of one new token, fast on a processor: query heads that share a key are taken as so many positions of one head.
 
-Exact, and without a copy of keys and values for each query head. With 96 rows, 600 kept tokens and 14 heads on 2 keys a layer took 9 ms so, and 410 ms by
-transformers' way (bfloat16, one thread, AMD EPYC).
+Exact, and without a copy of keys and values for each query head, which is what costs (`benchmarks/grouped.py`).
 """
 
 from __future__ import annotations
