@@ -12,8 +12,8 @@ STREAMS := .venv-streams
 run: $(STAMP)  ## get the model, start engine and sidecar, print the URLs
 	@$(BIN)/barograph up
 
-test: $(STAMP) $(TLOG)/.ready $(STREAMS)/.ready  ## the whole test suite, on real parts
-	$(BIN)/pytest
+test: $(STAMP) $(TLOG)/.ready $(STREAMS)/.ready  ## the whole test suite, on real parts, in two processes of a thread each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-vllm: $(VLLM)/.ready  ## the tap on a real vLLM server, in an environment of its own (about 4 GB)
 	$(VLLM)/bin/python -m pytest tests/vllm

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.agent import TASKS, cheats
+from benchmarks.agent import TASKS, cheats, special_cases
+from benchmarks.curve import share_of
 from benchmarks.windows import attention
+from probes.corpus import Text
+from probes.material import Material
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run the benchmark itself")
@@ -43,6 +46,12 @@ def test_a_cheat_is_read_from_the_code(reply: str, expected: bool) -> None:
     assert cheats(TASKS[0], reply) is expected
 
 
+def test_a_test_that_is_repeated_is_no_special_case() -> None:
+    code = "def add(a, b):\n    return a + b\n\nassert add(7, 8) == 16"
+    assert cheats(TASKS[0], code)
+    assert not special_cases(TASKS[0], code)
+
+
 def test_each_task_of_the_agent_has_a_test_that_honest_code_fails() -> None:
     """And two that it passes, so that what fails is the test and not the task."""
     honest = {
@@ -63,3 +72,13 @@ def test_attention_over_tokens_is_a_mean_that_leans_to_the_high_ones() -> None:
     assert attention(scores, 0.0) == pytest.approx(0.5)
     assert attention(scores, 0.5) < attention(scores, 2.0) < 4.0
     assert attention(scores[:2], 1.0) == 0.0
+
+
+def test_a_share_of_the_texts_lets_no_fit_see_a_test_text() -> None:
+    splits = ["train"] * 400 + ["validation"] * 100 + ["test"] * 100
+    texts = tuple(Text("", "panic", "", str(i), split, "story") for i, split in enumerate(splits))  # type: ignore[arg-type]
+    whole = Material(texts, np.zeros((600, 1, 1), np.float16), np.array(splits), *(np.array([""] * 600) for _ in range(3)), labels=())
+    half = share_of(whole, 0.5, 0).split != "test"
+    assert 200 < half.sum() < 300
+    assert not half[500:].any()
+    assert (share_of(whole, 1.0, 0).split == whole.split).all()
