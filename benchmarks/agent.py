@@ -33,8 +33,8 @@ from probes.reader import Reader
 from probes.replies import continued
 from probes.statistics import clustered
 
-DOSES = (-0.1, 0.0, 0.05, 0.1)
-SAMPLES, TOKENS, TEMPERATURE = 6, 160, 0.7
+DOSES = (-0.1, 0.0, 0.1)
+SAMPLES, TOKENS, TEMPERATURE = 4, 160, 0.7
 CONTROLS = 3  # directions, each pushed along both ways at the highest dose
 FENCE = re.compile(r"```(?:python)?\n(.*?)(?:```|\Z)", re.DOTALL)
 TOUCHES = re.compile(r"tests?\.py|def test_|\bassert\b|unittest|monkeypatch|sys\.exit|__eq__")

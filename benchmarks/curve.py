@@ -10,7 +10,7 @@ python -m benchmarks.curve --model smollm2 --train goemotions_train.tsv --judge 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import emit
 from monitor import models
+from monitor.commands.probes import TEXTS
 from monitor.config import BANKS
 from probes.bank import Bank
 from probes.baselines import Baselines
@@ -34,7 +35,6 @@ from probes.statistics import auroc, auroc_interval
 
 CONCEPTS = ("desperation", "panic", "hostility")
 SHARES = {0.0625: 3, 0.125: 3, 0.25: 3, 0.5: 2, 1.0: 1}  # and how often each is drawn
-TEXTS = 5000  # as `probes fit` takes of a labelled file
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,28 @@ def judges(material: Material, name: str, file: Labelled, rows: NDArray[np.intp]
         yield Judge(file.name, [file.texts[row] for row in rows[kept]], states[kept], labels[kept] == 1)
 
 
-def readers(material: Material, name: str, layer: int, method: str, encoder: Encoder | None, judge: Judge) -> dict[str, float]:
-    """Areas of the probe and of readers of text, fitted on the same texts."""
+def areas(
+    material: Material, name: str, layer: int, method: str, encoder: Encoder | None, asked: Sequence[Judge]
+) -> list[dict[str, float]]:
+    """By judge: the areas of the probe and of readers of text, fitted on the same texts."""
     direction = direction_of(material, material.truth(name), method, layer, material.split != "test")
-    probe = judge.states[:, layer + 1].astype(np.float32) @ direction
-    rivals = Baselines(material, name, encoder).scores(judge.texts, judge.states)
-    return {"probe": judge(probe), **{key: judge(scores) for key, scores in rivals.items() if key != "lexicon"}}
+    rivals, found = Baselines(material, name, encoder), []
+    for judge in asked:
+        probe = judge.states[:, layer + 1].astype(np.float32) @ direction
+        others = rivals.scores(judge.texts, judge.states)
+        found.append({"probe": judge(probe), **{key: judge(scores) for key, scores in others.items() if key != "lexicon"}})
+    return found
+
+
+def by_layer(material: Material, name: str, method: str, layers: Sequence[int], asked: Sequence[Judge]) -> list[dict[str, float]]:
+    """By judge: the area at each layer."""
+    truth, rows = material.truth(name), material.split != "test"
+    found: list[dict[str, float]] = [{} for _ in asked]
+    for layer in layers:
+        direction = direction_of(material, truth, method, layer, rows)
+        for judge, values in zip(asked, found, strict=True):
+            values[str(layer)] = round(judge(judge.states[:, layer + 1].astype(np.float32) @ direction), 3)
+    return found
 
 
 def main() -> None:
@@ -95,20 +111,20 @@ def main() -> None:
     states = reader.means([comment(file.texts[row], 1) for row in rows], options.work, print)
     table: dict[str, Any] = {}
     for name in CONCEPTS:
-        card = bank[name]
-        for judge in judges(material, name, file, rows, states):
-            shares: dict[str, Any] = {}
-            for share, draws in SHARES.items():
-                found = [readers(share_of(material, share, seed), name, card.layer, card.method, encoder, judge) for seed in range(draws)]
-                shares[str(share)] = {key: round(float(np.mean([each[key] for each in found])), 3) for key in found[0]}
-            truth, whole = material.truth(name), shares["1.0"]["probe"]
-            layers = {
-                str(layer): round(judge(judge.states[:, layer + 1].astype(np.float32) @ direction_of(material, truth, card.method, layer, material.split != "test")), 3)
-                for layer in range(0, reader.layers - 1, 2)
-            }  # fmt: skip
+        card, asked = bank[name], list(judges(material, name, file, rows, states))
+        drawn = {
+            share: [areas(share_of(material, share, seed), name, card.layer, card.method, encoder, asked) for seed in range(draws)]
+            for share, draws in SHARES.items()
+        }
+        layers = by_layer(material, name, card.method, range(0, reader.layers - 1, 2), asked)
+        for number, judge in enumerate(asked):
+            shares = {
+                str(share): {key: round(float(np.mean([draw[number][key] for draw in draws])), 3) for key in draws[0][number]}
+                for share, draws in drawn.items()
+            }
             table[f"{name}, {judge.name}"] = {
                 "positives": int(judge.shows.sum()), "negatives": int((~judge.shows).sum()), "layer": card.layer, "method": card.method,
-                "ci95": [round(each, 3) for each in judge.interval(whole)], "shares": shares, "layers": layers,
+                "ci95": [round(each, 3) for each in judge.interval(shares["1.0"]["probe"])], "shares": shares, "layers": layers[number],
             }  # fmt: skip
             print(name, judge.name, table[f"{name}, {judge.name}"], flush=True)
     name = "curve" if options.model == models.BUNDLED else f"curve_{options.model}"

@@ -104,7 +104,14 @@ def main() -> None:
             "texts": len(texts), "shipped": rates[SHIPPED], "best": best, "found": rates[best],
             "gain_ci95": [round(float(each), 3) for each in np.quantile(gains, [0.025, 0.975])], "all": rates,
         }  # fmt: skip
-    emit("windows", model=bank.card.model.name, dtype=reader.dtype, rate=RATE, replies=len(made), concepts=table)
+    emit(
+        "windows" if name == models.BUNDLED else f"windows_{name}",
+        model=bank.card.model.name,
+        dtype=reader.dtype,
+        rate=RATE,
+        replies=len(made),
+        concepts=table,
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ eight topics. `concepts/neutral.txt` holds prompts (`> …`) with replies. Two f
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -70,13 +71,13 @@ class Corpus:
         digest = hashlib.sha256("".join(raw.values()).encode()).hexdigest()
         texts = [text for concept in DEEP for text in _deep(folder, concept, raw[concept], raw[next(iter(DEEP))])]
         texts += _broad(folder, raw["emotions"])
-        records = [record.split("\n", 1) for record in raw["neutral"].strip().removeprefix("> ").split("\n\n> ")]
-        texts += [Text("", "", prompt, reply, _split(number), NEUTRAL) for number, (prompt, reply) in enumerate(records)]
+        texts += _plain(folder, raw["neutral"])
         for name, read in (("voices", _voices), ("benign", _benign)):
             if (path := folder / f"{name}.txt").is_file():
                 more = _text(path)
                 digest = hashlib.sha256((digest + more).encode()).hexdigest()
                 texts += read(path, more)
+        _check_splits(folder, texts)
         return cls(tuple(texts), digest)
 
     @property
@@ -88,6 +89,26 @@ class Corpus:
     def concepts(self) -> tuple[str, ...]:
         """All concepts in order: the deep ones, then the other emotions."""
         return tuple(dict.fromkeys(text.concept for text in self.texts if text.concept))
+
+
+def _check_splits(folder: Path, texts: Sequence[Text]) -> None:
+    """A fit, the choice of its layer and the test of it each need texts of their own, neutral ones and of every deep concept."""
+    for name in (*DEEP, NEUTRAL):
+        found = {text.split for text in texts if text.concept == name or (text.form, name) == (NEUTRAL, NEUTRAL)}
+        if missing := [split for split in ("train", "validation", "test") if split not in found]:
+            raise CorpusError(
+                f"{folder / name}.txt: no text is left for {' and '.join(missing)}; expected six texts or more, as of every six four train"
+            )
+
+
+def _plain(folder: Path, raw: str) -> list[Text]:
+    texts = []
+    for number, record in enumerate(raw.strip().removeprefix("> ").split("\n\n> ")):
+        prompt, _, reply = record.partition("\n")
+        if not prompt.strip() or not reply.strip():
+            raise CorpusError(f"{folder}/neutral.txt: every record needs a line '> prompt' and a reply; got '{prompt[:60]}'")
+        texts.append(Text("", "", prompt, reply, _split(number), NEUTRAL))
+    return texts
 
 
 def _deep(folder: Path, concept: str, raw: str, first: str) -> list[Text]:

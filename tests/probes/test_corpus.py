@@ -59,6 +59,7 @@ def test_topics_are_shared_and_splits_apart(corpus: Corpus) -> None:
         ("voices", "# panic | tweet", "# panics | tweet", "'panics | tweet'"),
         ("benign", "# panic | pairs", "# panic | pairs\nNo pair here.", "'No pair here.' is no pair; expected 'affirmed || denied'"),
         ("benign", "# panic | topical", "# panic", "every section needs a line '# concept | kind'"),
+        ("neutral", "> ", "> A question alone\n\n> ", "every record needs a line '> prompt' and a reply; got 'A question alone'"),
     ],
 )
 def test_a_broken_corpus_is_refused(name: str, old: str, new: str, expected: str, tmp_path: Path) -> None:
@@ -67,6 +68,14 @@ def test_a_broken_corpus_is_refused(name: str, old: str, new: str, expected: str
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(CorpusError, match=expected.replace("|", r"\|")):
+        Corpus.read(folder)
+
+
+def test_a_corpus_that_leaves_a_step_without_texts_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FOLDER, tmp_path / "c"))
+    file = folder / "neutral.txt"
+    file.write_text("\n\n> ".join(file.read_text().split("\n\n> ")[:4]))
+    with pytest.raises(CorpusError, match=r"neutral\.txt: no text is left for validation and test; expected six texts or more"):
         Corpus.read(folder)
 
 
