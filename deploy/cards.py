@@ -67,6 +67,7 @@ ROWS = {
     "mentioned, not felt (TF-IDF)": lambda card: _area(card, "mention"),
     "other languages (TF-IDF)": lambda card: _area(card, "foreign"),
     "topics and hard cases together: ahead of the best rival": lambda card: _of(card, "topics and hard cases together", "value"),
+    "the same, ahead of the best reader of text": lambda card: _of(card, "against readers of text", "value"),
     "neutral reply to an upset against a calm user; 0.5 is no leak": lambda card: _area(card, "speaker leak").split(" (")[0],
     "first 8 tokens of held-out texts": lambda card: _area(card, "held-out topics, first 8"),
     "first 32 tokens": lambda card: _area(card, "held-out topics, first 32"),
@@ -109,6 +110,7 @@ SHORT: dict[str, tuple[str, str, bool]] = {
         "value",
         False,
     ),
+    "ahead of the best reader of text (TF-IDF, word list, sentence encoder), the same texts": ("against readers of text", "value", False),
     "windows over the 1 % threshold, topical harmless replies": ("benign topical", "windows_over", True),
 }
 

@@ -26,6 +26,7 @@ from probes.passport import Passport
 FORMAT = 3
 HELD_OUT = "held-out topics"
 TOGETHER = "topics and hard cases together"  # the suite by which probes are compared with other detectors
+READERS = "against readers of text, topics and hard cases"  # the same, without the rival that looks into the model: its embeddings
 ARRAYS = "bank.safetensors"
 CARD = "card.json"
 MAX_ARRAYS, MAX_CARD = 1 << 30, 64 << 20  # bytes; the shipped bank has less than one MiB of each

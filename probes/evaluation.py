@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes import suites
-from probes.bank import HELD_OUT, TOGETHER, Bank, Figure
+from probes.bank import HELD_OUT, READERS, TOGETHER, Bank, Figure
 from probes.baselines import Baselines
 from probes.circumplex import AXES
 from probes.corpus import Corpus, Text
@@ -189,11 +189,11 @@ class Evaluation:
             made = self._figure(label + (", pairs" if paired_up else ""), scores, met, inside, outside)
             rivals = {key: round(auroc(each[inside], each[outside]), 4) for key, each in values.items()}
             found.append(made.model_copy(update={"baselines": rivals}))
-        found.append(self._together(name, scores, values, positive))
-        return found
+        readers = {key: each for key, each in values.items() if key != "embedding"}
+        return [*found, self._ahead(TOGETHER, scores, values, positive), self._ahead(READERS, scores, readers, positive)]
 
-    def _together(self, name: str, scores: Floats, values: dict[str, Floats], positive: NDArray[np.bool_]) -> Figure:
-        """How much the probe is ahead of the best of its rivals, on the same texts."""
+    def _ahead(self, suite: str, scores: Floats, values: dict[str, Floats], positive: NDArray[np.bool_]) -> Figure:
+        """How much the probe is ahead of the best of some rivals, on the same texts."""
         rivals = {key: auroc(each[positive], each[~positive]) for key, each in values.items()}
         best = max(rivals, key=lambda key: rivals[key])
 
@@ -202,7 +202,7 @@ class Evaluation:
 
         columns = scores, values[best], positive.astype(np.float32)
         return Figure(
-            suite=TOGETHER + f": ahead of {best}", positives=int(positive.sum()), negatives=int((~positive).sum()), value=margin(*columns),
+            suite=f"{suite}: ahead of {best}", positives=int(positive.sum()), negatives=int((~positive).sum()), value=margin(*columns),
             value_ci=paired(margin, *columns, draws=300), baselines={key: round(value, 4) for key, value in rivals.items()},
         )  # fmt: skip
 

@@ -203,6 +203,8 @@ def test_it_is_measured(reader: Reader, corpus: Corpus, made: Bank, labelled: li
         "foreign",
     } <= suites
     assert any(suite.startswith("topics and hard cases together: ahead of ") for suite in suites)
+    against = next(suite for suite in suites if suite.startswith("against readers of text, topics and hard cases: ahead of "))
+    assert not against.endswith("embedding")
     topics = bank["panic"].evaluation[0]
     assert set(topics.baselines) == {"TF-IDF", "lexicon", "embedding"}
     assert topics.auroc_ci is not None
