@@ -105,7 +105,7 @@ SHORT: dict[str, tuple[str, str, bool]] = {
     "AUROC on topics that no step has seen": ("held-out topics", "auroc", False),
     "found above what 1 % of other unseen texts exceed": ("held-out topics", "tpr_at_1", False),
     "AUROC on human labels (GoEmotions, unseen part)": ("human labels: goemotions_dev", "auroc", False),
-    "ahead of the best rival that knows words only, topics and hard cases": (
+    "ahead of the best rival, the model's own word embeddings among them; topics and hard cases": (
         "topics and hard cases together",
         "value",
         False,
