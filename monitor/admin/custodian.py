@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from monitor.admin.access import Role
 from monitor.audit import keys
-from monitor.audit.archive import Archive, archived
+from monitor.audit.archive import Archive, news
 from monitor.audit.custody import ADMINS, NOTES, Custody
 from monitor.audit.ledger import Ledger
 from monitor.audit.retention import DAY_S
@@ -98,24 +98,18 @@ async def _tried(work: Callable[[], None]) -> str:
 
 
 class _Copies:
-    """Copies what is new to the archive, and records that it did.
-
-    That record is not itself a reason to copy again, else a quiet ledger would grow, and a locked checkpoint be stored, at every interval.
-    """
+    """Copies what is new to the archive, and records that it did."""
 
     def __init__(self, archive: ArchiveConfig, custody: Custody, metrics: Metrics) -> None:
         self.archive = archive
         self._ledger, self._metrics = custody.ledger, metrics
-        self._own = -1  # the number of our newest record
 
     def make(self) -> None:
-        if archived(self._ledger.path) == self._own == self._ledger.checkpoint.size - 1:
+        if not news(self._ledger.path):
             return
         archive = self.archive
         before, size = Archive(archive.place).copy(self._ledger.path)
         self._metrics.archived.set(size)
         if size > before:
             to = f"{archive.endpoint}/{archive.bucket}/{archive.prefix}".rstrip("/")
-            self._own = self._ledger.append(
-                "custody", event="archived", by="sidecar", reason="audit.archive", first=before, before=size, to=to
-            )
+            self._ledger.append("custody", event="archived", by="sidecar", reason="audit.archive", first=before, before=size, to=to)

@@ -14,8 +14,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from monitor.audit import note
 from monitor.audit.disk import Disk
+from monitor.audit.reader import Reader
 from monitor.audit.tiles import MAX_BUNDLE, WIDTH, bundle_path, kept_from, tile_path
 from monitor.errors import BarographError
 from probes.files import read_plain
@@ -51,6 +54,18 @@ def archived(ledger: Path) -> int:
         return int(json.loads(read_plain(_mark(ledger), MAX_MARK))["records"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0  # then all of it is copied once more, which does no harm
+
+
+def news(ledger: Path) -> bool:
+    """Whether something was sealed since the last copy, apart from records of copies.
+
+    Such a record is not itself a reason to copy again, else a quiet ledger would grow, and a locked checkpoint be stored, at every interval. Raises ReadError, TileError.
+    """
+    reader = Reader(ledger, archived(ledger), sealed=True)
+    while some := reader.take():
+        if any(not _of_a_copy(entry) for entry in some):
+            return True
+    return False
 
 
 class Archive:
@@ -178,6 +193,14 @@ def _files(before: int, size: int) -> Iterator[str]:
             if level == 0:
                 yield bundle_path(index, width)
         level, old, new = level + 1, old // WIDTH, new // WIDTH
+
+
+def _of_a_copy(entry: bytes) -> bool:
+    try:
+        record = msgspec.json.decode(entry)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(record, dict) and (record.get("kind"), record.get("event")) == ("custody", "archived")
 
 
 def _mark(ledger: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
@@ -17,13 +18,16 @@ from monitor.admin import custodian
 from monitor.admin.access import TOKEN, Access
 from monitor.admin.custodian import custody_of, custody_routes, keep
 from monitor.admin.guard import Guard
+from monitor.audit.archive import Archive, archived
 from monitor.audit.custody import Custody
 from monitor.audit.retention import Retention
-from monitor.config import AuditConfig, Config, SidecarConfig
+from monitor.config import ArchiveConfig, AuditConfig, Config, SidecarConfig
 from monitor.errors import ConfigError
 from monitor.sinks.prometheus import Metrics
 from probes.bank import Bank
+from probes.drift import Drift
 from rules.document import DocumentError
+from tests import weed
 from tests.ledgers import ledger, records
 
 ROLES = ("viewer", "auditor", "operator", "admin")
@@ -84,10 +88,6 @@ def test_what_is_refused_says_why_and_changes_nothing(web: TestClient, tmp_path:
 
 
 def test_an_archive_that_fails_is_said_once_and_counted(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prometheus_client import CollectorRegistry
-
-    from probes.drift import Drift
-
     monkeypatch.setattr(custodian, "LOOK_S", 0.01)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
@@ -112,6 +112,32 @@ def test_an_archive_that_fails_is_said_once_and_counted(bank: Bank, tmp_path: Pa
     troubles = [each for each in records(kept.path, kept) if each["kind"] == "custody"]
     assert [each["event"] for each in troubles] == ["trouble"]
     assert "127.0.0.1:9/bbb" in troubles[0]["reason"]
+
+
+def test_a_copy_that_is_slower_than_the_seals_comes_to_rest(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a copy is on its way, the record of the last one is sealed; the record of this one comes after it."""
+
+    class Slow(Archive):
+        def copy(self, path: Path) -> tuple[int, int]:
+            found = super().copy(path)
+            kept.seal()
+            return found
+
+    monkeypatch.setattr(custodian, "Archive", Slow)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", weed.USER)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", weed.SECRET)
+    kept = ledger(tmp_path / "l", checkpoint_s=3600)
+    with weed.s3(tmp_path / "weed") as (endpoint, client):
+        client.make_bucket("evidence", object_lock=True)
+        archive = ArchiveConfig(endpoint=endpoint, bucket="evidence")
+        copies = custodian._Copies(archive, Custody(kept, Retention()), Metrics(CollectorRegistry(), bank.names, Drift(bank, 100)))
+        kept.append("x")
+        kept.seal()
+        kept.append("y")
+        for _ in range(5):
+            copies.make()
+    assert [each["before"] for each in records(kept.path, kept) if each["kind"] == "custody"] == [1, 2]
+    assert archived(kept.path) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from minio import Minio
 from minio.error import S3Error
 
 from monitor.audit import verifier
-from monitor.audit.archive import Archive, ArchiveError, Place, _files, archived
+from monitor.audit.archive import Archive, ArchiveError, Place, _files, archived, news
 from monitor.audit.custody import Custody
 from monitor.audit.retention import Retention
 from tests import weed
@@ -56,6 +56,23 @@ def test_a_copy_is_locked_restored_and_verified(place: Place, server: tuple[str,
     with pytest.raises(S3Error, match="AccessDenied"):
         client.remove_object(place.bucket, bundle, version)
     assert b"\n700\n" in client.get_object(place.bucket, "logs/one/checkpoint", version_id=first).data
+
+
+def test_records_of_copies_are_no_news(place: Place, tmp_path: Path) -> None:
+    kept = ledger(tmp_path / "l")
+    kept.append("x")
+    assert not news(kept.path)  # it is not sealed
+    kept.seal()
+    assert news(kept.path)
+    for _ in range(2):
+        before, size = Archive(place).copy(kept.path)
+        assert not news(kept.path)
+        kept.append("custody", event="archived", by="sidecar", reason="r", first=before, before=size)
+        kept.seal()
+        assert not news(kept.path)
+    kept.append("custody", event="held", by="ann", reason="r", name="case")
+    kept.seal()
+    assert news(kept.path)
 
 
 def test_what_was_purged_here_is_whole_there(place: Place, tmp_path: Path) -> None:

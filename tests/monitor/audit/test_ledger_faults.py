@@ -200,6 +200,18 @@ def test_a_clock_that_is_set_is_recorded(tmp_path: Path, monkeypatch: pytest.Mon
     assert (found["kind"], round(found["seconds"])) == ("clock", 3600)
 
 
+def test_a_thread_that_was_put_aside_is_no_clock_that_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, now, pauses = ledger(tmp_path / "l"), time.time, iter([0.6, 0, 0])
+
+    def late() -> float:
+        time.sleep(next(pauses, 0))
+        return now()
+
+    monkeypatch.setattr("monitor.audit.ledger.time.time", late)
+    kept.look()
+    assert records(kept.path, kept) == []
+
+
 def test_a_torn_tail_is_cut_and_told(tmp_path: Path) -> None:
     kept = ledger(tmp_path / "l", checkpoint_s=600)
     for _ in range(3):
