@@ -27,10 +27,10 @@ from monitor.config import BANKS
 from probes.bank import Bank
 from probes.cause import Steering
 from probes.corpus import Corpus
+from probes.decode import continued
 from probes.layers import decoder_layers
 from probes.methods import Floats
 from probes.reader import Reader
-from probes.replies import continued
 from probes.statistics import clustered
 
 DOSES = (-0.1, 0.0, 0.1)

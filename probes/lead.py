@@ -15,11 +15,12 @@ from scipy.stats import spearmanr
 from probes import suites
 from probes.bank import Figure
 from probes.canaries import CANARIES
+from probes.decode import continued
 from probes.evaluation import Evaluation
 from probes.methods import Floats
 from probes.prompts import checking
 from probes.reader import Reader
-from probes.replies import continued, replies
+from probes.replies import replies
 from probes.scoring import RULE_WINDOW, peaks, read
 from probes.statistics import auroc, clustered, figure, paired
 from probes.windows import windowed

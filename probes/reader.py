@@ -22,12 +22,13 @@ from probes.corpus import Text
 from probes.nn import TransformersModel
 from probes.passport import fingerprint
 
-TOKENS_A_BATCH = 4096
+TOKENS_A_BATCH = 1024  # padding included; with four times as many, what lies between the layers no longer fits into a processor's cache
 MAX_TOKENS = 512  # a longer text is cut: the probes are fitted on short ones
 SKIP = 8  # first tokens of a reply that are left out, or a quarter of a short one: the concept is not there yet
-READ_OUT = 2  # how texts become means; another number where that changes, so that kept states of the old way are not taken
+READ_OUT = 3  # how texts become means; another number where that or their order changes, so that kept states of the old way are not taken
 
 Halves = NDArray[np.float16]
+Encoded = tuple[Sequence[int], int]  # token ids of a prompt and its reply, and how many of them are the prompt
 Say = Callable[[str], None]
 
 
@@ -103,11 +104,8 @@ class Reader:
             stem.with_suffix(".npy"), mode="r+" if done else "w+", dtype=np.float16, shape=None if done else shape
         )  # type: ignore[no-untyped-call]
         encoded = [self.encode(text) for text in texts]
-        order = np.argsort([len(ids) for ids, _ in encoded], kind="stable")  # like lengths together: little padding
-        while done < len(order):
-            batch = fitting(order[done:], encoded)
-            for index, mean in zip(batch, self._read([encoded[i] for i in batch]), strict=True):
-                array[index] = mean
+        for batch in batches(encoded, done):
+            array[batch] = self._read([encoded[i] for i in batch])
             done += len(batch)
             array.flush()  # type: ignore[attr-defined]
             done_path.write_text(str(done))
@@ -122,27 +120,60 @@ class Reader:
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
-    def _read(self, encoded: Sequence[tuple[list[int], int]]) -> Iterator[Halves]:
-        # Padding on the right: causal attention keeps it away from the tokens that are read.
-        length = max(len(ids) for ids, _ in encoded)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in encoded], device=self.model.device)
-        mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in encoded], device=self.model.device)
-        hidden = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, logits_to_keep=1).hidden_states
-        # hidden_states[0] is the embedding, [layer + 1] what a decoder layer returns.
-        rows = torch.stack(hidden[: self.columns], dim=2)
+    def _read(self, encoded: Sequence[Encoded]) -> Halves:
+        """Means [texts, columns, width]."""
+        output, shared = self.forward(encoded, output_hidden_states=True)
+        share = torch.zeros(len(encoded), 1, output.hidden_states[0].shape[1], device=self.model.device)
         for row, (tokens, prompt) in enumerate(encoded):
             # The state at position p produces token p + 1. What the last one produces is not in the text, and no tap would have scored it.
-            first = prompt - 1 + min(SKIP, (len(tokens) - prompt) // 4)
-            mean: Halves = rows[row, first : len(tokens) - 1].float().mean(dim=0).to(torch.float16).cpu().numpy()
-            yield mean
+            first = prompt - 1 + min(SKIP, (len(tokens) - prompt) // 4) - shared
+            behind = max(first + 1, len(tokens) - 1 - shared)
+            share[row, 0, first:behind] = 1 / (behind - first)
+        # hidden_states[0] is the embedding, [layer + 1] what a decoder layer returns.
+        means = torch.cat([share @ states.float() for states in output.hidden_states[: self.columns]], dim=1)
+        found: Halves = means.to(torch.float16).cpu().numpy()
+        return found
+
+    @torch.no_grad()
+    def forward(self, encoded: Sequence[Encoded], **more: Any) -> tuple[Any, int]:
+        """What the model makes of a batch, from the position on that is given too: what all of the prompts begin with is read once, and its states are not returned."""
+        shared = _shared(encoded)
+        length = max(len(ids) for ids, _ in encoded)
+        pad, where = self.tokenizer.pad_token_id, self.model.device
+        # Padding on the right: causal attention keeps it away from the tokens that are read.
+        ids = torch.tensor([[*ids[shared:], *[pad] * (length - len(ids))] for ids, _ in encoded], device=where)
+        mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in encoded], device=where)
+        if shared:
+            cache = self.model(
+                input_ids=torch.tensor([encoded[0][0][:shared]], device=where), use_cache=True, logits_to_keep=1
+            ).past_key_values
+            cache.reorder_cache(torch.zeros(len(encoded), dtype=torch.long, device=where))  # the same for each row
+            more["past_key_values"] = cache
+        return self.model(input_ids=ids, attention_mask=mask, use_cache=bool(shared), logits_to_keep=1, **more), shared
 
 
-def fitting(order: NDArray[np.intp], encoded: Sequence[tuple[Sequence[int], int]]) -> list[int]:
-    """As many of the next texts as fit into a batch when all are padded to the longest, which is the last."""
-    picked: list[int] = []
-    for index in order:
-        if picked and len(encoded[index][0]) * (len(picked) + 1) > TOKENS_A_BATCH:
-            break
-        picked.append(int(index))
-    return picked
+def batches(encoded: Sequence[Encoded], done: int = 0) -> Iterator[list[int]]:
+    """Numbers of texts that are read together, from the one after the first `done` on: like lengths, so that little is padded, and alike with a prompt or without."""
+
+    def prompted(i: int) -> bool:
+        return encoded[i][1] > 1
+
+    order = sorted(range(len(encoded)), key=lambda i: (prompted(i), len(encoded[i][0]), i))
+    while done < len(order):
+        batch: list[int] = []
+        for i in order[done:]:
+            if batch and (prompted(i) != prompted(batch[0]) or len(encoded[i][0]) * (len(batch) + 1) > TOKENS_A_BATCH):
+                break
+            batch.append(i)
+        yield batch
+        done += len(batch)
+
+
+def _shared(encoded: Sequence[Encoded]) -> int:
+    """How many tokens all begin with, the last of a prompt not among them: its state produces a token that is read. Nothing where the rows are too few for it to pay."""
+    if len(encoded) < 2:
+        return 0
+    alone = [list(ids) for ids, _ in encoded]
+    first, last = min(alone), max(alone)  # what these two begin with, all between them in order begin with
+    alike = next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+    return min(alike, *(prompt - 1 for _, prompt in encoded))

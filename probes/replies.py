@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.grouped import grouped
+from probes.decode import continued
 from probes.passport import fingerprint
 from probes.prompts import Prompt
 from probes.reader import Reader, Say
@@ -73,30 +73,6 @@ def _make(
             torch.manual_seed(seed * 1_000_003 + turn * 1009 + start)
             made = continued(reader, encoded, *way)
             yield [[number, [*ids, *produced], len(ids)] for number, ids, produced in zip(batch, encoded, made, strict=True)]
-
-
-@torch.no_grad()
-def continued(reader: Reader, encoded: Sequence[Sequence[int]], tokens: int, temperature: float) -> list[list[int]]:
-    """What the model goes on with after each of the token ids, its end included. Temperature 0 takes the likeliest token."""
-    model, pad = reader.model, reader.tokenizer.pad_token_id
-    ends = model.generation_config.eos_token_id
-    ends = set(ends) if isinstance(ends, list) else {ends}
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
-    length = max(map(len, encoded))
-    # Padding on the left, so that the last position is a real token of every row.
-    ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in encoded], device=model.device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in encoded], device=model.device)
-    # A cache of fixed size: one that grows is copied at every token, which took six times as long on a processor.
-    with grouped(model):
-        made = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=pad, cache_implementation="static", disable_compile=True,
-            **sampling,
-        )  # fmt: skip
-    found = []
-    for row in made[:, length:].tolist():
-        stop = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
-        found.append(row[:stop])
-    return found
 
 
 def _key(reader: Reader, prompts: Sequence[Prompt], samples: int | Sequence[int], seed: int) -> str:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from probes.bank import Bank
 from probes.corpus import Text
+from probes.decode import continued
 from probes.layers import decoder_layers
 from probes.methods import Floats
-from probes.reader import SKIP, Reader, Say, fitting
+from probes.reader import SKIP, Reader, Say, batches
 from probes.reference import reply_scores
-from probes.replies import BATCH, continued
+from probes.replies import BATCH
 from probes.windows import windowed
 
 HOLD = 8  # tokens for which the default rules want a window above their threshold
@@ -74,25 +75,19 @@ def _read(
     reader: Reader, chats: Sequence[tuple[Sequence[int], int]], columns: dict[int, NDArray[np.intp]], bias: Floats,
     projected: dict[int, Floats], say: Say,
 ) -> list[Floats]:  # fmt: skip
-    order = np.argsort([len(ids) for ids, _ in chats], kind="stable")
     found: list[Floats] = [np.empty((0, len(bias)), np.float32)] * len(chats)
-    done, pad, device = 0, reader.tokenizer.pad_token_id, reader.model.device
-    while done < len(order):
-        batch = fitting(order[done:], chats)
-        length = max(len(chats[i][0]) for i in batch)
-        # Padding on the right: causal attention keeps it away from the tokens that are read.
-        ids = torch.tensor([[*chats[i][0], *[pad] * (length - len(chats[i][0]))] for i in batch], device=device)
-        mask = torch.tensor([[1] * len(chats[i][0]) + [0] * (length - len(chats[i][0])) for i in batch], device=device)
-        reader.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    done = 0
+    for batch in batches(chats):
+        _, shared = reader.forward([chats[i] for i in batch])
         for row, i in enumerate(batch):
             tokens, start = chats[i]
             scores = np.empty((len(tokens) - start, len(bias)), np.float32)
             for layer, own in columns.items():
                 # The state at position p produces token p + 1.
-                scores[:, own] = projected[layer][row, start - 1 : len(tokens) - 1] + bias[own]
+                scores[:, own] = projected[layer][row, start - 1 - shared : len(tokens) - 1 - shared] + bias[own]
             found[i] = scores
         done += len(batch)
-        say(f"scored {done} of {len(order)} replies")
+        say(f"scored {done} of {len(chats)} replies")
     return found
 
 

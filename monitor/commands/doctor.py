@@ -16,7 +16,7 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from monitor import models, wire
+from monitor import models, packaged, wire
 from monitor.config import Config
 from monitor.errors import BarographError
 from monitor.http.tls import Tls
@@ -28,6 +28,7 @@ from rules.engine import RuleEngine
 
 ENGINE_PACKAGES = ("torch", "transformers", "nnsight", "accelerate", "gguf", "scikit-learn")
 DISK_GB, MEMORY_GB = 3, 2
+MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _socket(config.socket)
     yield _ledger(config.sidecar.ledger)
     yield _disk()
-    yield _memory()
+    yield _memory(config.engine.model)
     yield _kafka(config)
     yield from _running(config)
 
@@ -178,12 +179,13 @@ def _disk() -> Finding:
     )
 
 
-def _memory() -> Finding:
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+def _memory(model: str) -> Finding:
+    known = None if models.is_cached(model) else packaged.find(model)  # its first start converts it
+    needs = max(MEMORY_GB, known.memory_gb if known else 0)
+    fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) / 1e6
-    return Finding(
-        "memory", free >= MEMORY_GB, f"{free:.0f} GB available" + ("" if free >= MEMORY_GB else f"; the small model needs {MEMORY_GB} GB")
-    )
+    what = f"the first start of {known.served}" if known else "a small model"
+    return Finding("memory", free >= needs, f"{free:.1f} GB available" + ("" if free >= needs else f"; {what} needs {needs:g} GB"))
 
 
 def _kafka(config: Config) -> Finding:

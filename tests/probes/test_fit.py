@@ -17,7 +17,7 @@ from probes.bank import Bank, BankError, Threshold
 from probes.calibration import calibrate, registers, reply_thresholds, thresholds
 from probes.cause import MONOTONE, validate
 from probes.compare import compare, worst
-from probes.corpus import DEEP, Corpus
+from probes.corpus import DEEP, Corpus, Text
 from probes.evaluation import Evaluation, long_context
 from probes.fit import SAFETY, FitError, fit
 from probes.labelled import Labelled
@@ -27,7 +27,7 @@ from probes.page import page
 from probes.passport import Passport
 from probes.prompts import setting
 from probes.quiet import quiet as quieted
-from probes.reader import SKIP, Reader, ReadError
+from probes.reader import SKIP, Reader, ReadError, _shared, batches
 from probes.registers import neutral_registers
 from probes.scoring import generate, token_scores
 from rules.document import DocumentError
@@ -66,8 +66,15 @@ def made(reader: Reader, corpus: Corpus, work: Path, labelled: list[Labelled]) -
 
 
 def test_the_read_out_is_the_state_that_produces_each_token(reader: Reader, corpus: Corpus, tmp_path: Path) -> None:
-    texts = corpus.texts[:3]
+    """Whatever the texts beside it: with a prompt, whose beginning is read once, or without."""
+    texts = [
+        *corpus.texts[:3],
+        *corpus.neutral[:4],
+        Text("", "", "", "Alone it stands, and says little.", "train"),
+        Text("", "", "Why?", "So.", "train"),
+    ]
     means = reader.means(texts, tmp_path)
+    assert len({_shared([reader.encode(texts[i]) for i in batch]) for batch in batches([reader.encode(text) for text in texts])}) > 1
     for text, mean in zip(texts, means, strict=True):
         ids, prompt = reader.encode(text)
         with torch.no_grad():
@@ -101,7 +108,6 @@ def test_an_interrupted_reading_goes_on(reader: Reader, corpus: Corpus, tmp_path
 
 def test_scores_of_a_text_are_those_of_its_generation(reader: Reader, made: Bank) -> None:
     """Scored while it is produced or afterwards: a token has one score."""
-    from probes.corpus import Text
 
     each = next(
         generate(reader, made, ["Explain how a pump works.", "Tell me a long story about a sea captain, please."], 12, temperature=0)

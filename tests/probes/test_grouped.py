@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from probes.decode import continued
 from probes.grouped import NAME, attention, grouped
 from probes.reader import Reader
-from probes.replies import continued
 
 
 class Layer(torch.nn.Module):

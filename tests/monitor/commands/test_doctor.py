@@ -49,7 +49,14 @@ def test_a_packaged_model_is_looked_for_where_it_will_be(tmp_path: Path, monkeyp
     assert before["model"].text == "Qwen2.5-Coder-0.5B-Instruct is not here yet; the first start fetches it"
     assert not before["bank"].ok
     assert "barograph probes fit --model qwen2.5-coder-0.5b --out DIR" in before["bank"].text
+    monkeypatch.setattr("monitor.commands.doctor.MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal: 4000000 kB\nMemAvailable: 3000000 kB\n")
+    assert (found()["memory"].ok, found()["memory"].text) == (
+        False,
+        "3.0 GB available; the first start of Qwen2.5-Coder-0.5B-Instruct needs 3.5 GB",
+    )
     target = tmp_path / "models" / QWEN.folder
     target.mkdir(parents=True)
     (target / "model.safetensors").touch()
+    assert (found()["memory"].ok, found()["memory"].text) == (True, "3.0 GB available")
     assert found()["model"].text == f"Qwen2.5-Coder-0.5B-Instruct is on this machine, in {target}"
