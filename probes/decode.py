@@ -35,21 +35,21 @@ def continued(reader: Reader, encoded: Sequence[Sequence[int]], tokens: int, tem
     rows = torch.arange(len(encoded), device=where)  # the reply that each row of the batch goes on with
     going = torch.ones(len(encoded), dtype=torch.bool, device=where)
     with grouped(model):
-        while True:
+        for made in range(1, tokens + 1):
             more: dict[str, Any] = {"position_ids": places} if placed else {}
             logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **more).logits
             chosen = pick(logits[:, -1], temperature)
             for row, token in zip(rows[going].tolist(), chosen[going].tolist(), strict=True):
                 found[row].append(token)
             going &= ~torch.isin(chosen, ends)
-            tokens -= 1
-            if not tokens or not going.any():
-                return found
+            if made == tokens or not going.any():
+                break
             if going.sum() <= FEWER * len(rows):
                 kept = going.nonzero()[:, 0]
                 cache.reorder_cache(kept)
                 rows, chosen, mask, places, going = rows[kept], chosen[kept], mask[kept], places[kept], going[kept]
             ids, mask, places = chosen[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), places[:, -1:] + 1
+    return found
 
 
 def pick(logits: torch.Tensor, temperature: float) -> torch.Tensor:
