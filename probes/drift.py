@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from probes.bank import Bank
 
 WINDOW = "ewma(8)"
+# Deviations. At a rare token a few numbers of the residual stream grow a hundredfold (Sun et al. 2024, arXiv 2402.17762), and every probe's score with them:
+# one such token must not look like a model that changed.
+MOST = 8.0
 
 
 def divergence(shift: NDArray[np.float64], deviation: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -43,7 +46,8 @@ class Drift:
             return
         kept = self._decay ** len(rows)
         self.seen += len(rows)
-        for state, values in ((self._mean, rows), (self._square, rows**2), (self._above, rows > self._limit)):
+        near = rows.clip(-MOST, MOST)
+        for state, values in ((self._mean, near), (self._square, near**2), (self._above, rows > self._limit)):
             state *= kept
             state += (1 - kept) * values.mean(axis=0)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from probes.bank import Bank
 from probes.canaries import CANARIES
-from probes.drift import divergence
+from probes.drift import MOST, divergence
 from probes.methods import Floats
 from probes.prompts import Prompt, checking, of_kind
 from probes.reader import Reader, Say
@@ -83,9 +83,10 @@ def compare(a: Sequence[Floats], b: Sequence[Floats], names: Sequence[str]) -> L
 
 
 class _Sums:
-    """Count, sum and sum of squares of each reply's scores: a draw of prompts is then a sum of rows."""
+    """Count, sum and sum of squares of each reply's scores, none beyond `MOST`: a draw of prompts is then a sum of rows."""
 
     def __init__(self, scores: Sequence[Floats]) -> None:
+        scores = [each.clip(-MOST, MOST) for each in scores]
         self.count = np.array([len(each) for each in scores], np.float64)
         self.sum = np.array([each.sum(axis=0, dtype=np.float64) for each in scores])
         self.square = np.array([np.square(each, dtype=np.float64).sum(axis=0) for each in scores])

@@ -28,6 +28,19 @@ def test_a_shift_shows_soon_and_a_stuck_probe_too(bank: Bank) -> None:
     assert gauges["exceedance"][0] > 3
 
 
+def test_one_token_with_a_massive_activation_is_no_drift(bank: Bank) -> None:
+    """It scores in the hundreds on every probe."""
+    drift, random = Drift(bank, 2000), np.random.default_rng(0)
+    for turn in range(500):
+        scores = random.normal(size=(8, len(bank.names))).astype(np.float32)
+        if turn == 490:
+            scores[3] = 380
+        drift.observe(scores)
+    gauges = drift.gauges()
+    assert gauges["divergence"].max() < 0.05
+    assert np.abs(gauges["shift"]).max() < 0.2
+
+
 def test_what_is_not_finite_is_left_out(bank: Bank) -> None:
     drift = Drift(bank, 100)
     drift.observe(np.full((3, len(bank.names)), np.nan, np.float32))

@@ -31,6 +31,12 @@ def test_another_run_of_the_same_model_passes() -> None:
     assert found.divergence[0] < 0.05
 
 
+def test_one_token_with_a_massive_activation_is_no_other_model() -> None:
+    other = scores(1)
+    other[7][11] = 380.0
+    assert compare(scores(0), other, NAMES).verdict == "PASS"
+
+
 @pytest.mark.parametrize(("shift", "spread"), [(0.8, 1.0), (0.0, 0.5), (-0.6, 1.4)])
 def test_scores_that_moved_or_spread_otherwise_are_seen(shift: float, spread: float) -> None:
     found = compare(scores(0), scores(1, shift, spread), NAMES)
