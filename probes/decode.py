@@ -55,7 +55,7 @@ def continued(reader: Reader, encoded: Sequence[Sequence[int]], tokens: int, tem
 def pick(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """A token of each row [rows, vocabulary].
 
-    Chance takes a block of the vocabulary and then a token of it: a random number for each token, as `multinomial` wants, takes longer than a model's layers.
+    Chance takes a block of the vocabulary and then a token of it: a random number for each token, as `multinomial` wants, is dear where there are 150,000 (`benchmarks/fit_parts.py`).
     """
     if temperature <= 0:
         return logits.argmax(dim=-1)

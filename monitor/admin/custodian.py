@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from monitor.admin.access import Role
 from monitor.audit import keys
-from monitor.audit.archive import Archive, news
+from monitor.audit.archive import Archive, archived, news
 from monitor.audit.custody import ADMINS, NOTES, Custody
 from monitor.audit.ledger import Ledger
 from monitor.audit.retention import DAY_S
@@ -105,11 +105,9 @@ class _Copies:
         self._ledger, self._metrics = custody.ledger, metrics
 
     def make(self) -> None:
-        if not news(self._ledger.path):
-            return
-        archive = self.archive
-        before, size = Archive(archive.place).copy(self._ledger.path)
-        self._metrics.archived.set(size)
-        if size > before:
+        archive, path = self.archive, self._ledger.path
+        if news(path):
+            before, size = Archive(archive.place).copy(path)
             to = f"{archive.endpoint}/{archive.bucket}/{archive.prefix}".rstrip("/")
             self._ledger.append("custody", event="archived", by="sidecar", reason="audit.archive", first=before, before=size, to=to)
+        self._metrics.archived.set(archived(path))

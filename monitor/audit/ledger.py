@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from monitor.audit import record, wal
+from monitor.audit.clock import Clock
 from monitor.audit.disk import Disk, SyncError
 from monitor.audit.lock import FolderLock
 from monitor.audit.note import Checkpoint, NoteError, Signer
@@ -40,7 +41,6 @@ SEAL, SEAL_BYTES = 1 << 16, 32 << 20  # records that are sealed before their tim
 UNSEALED_BYTES = 256 << 20  # at most so many wait while sealing fails
 AGAIN_S = 0.2  # a disk that refuses is asked again so often
 ASYNC_S = 1.0
-STEP_S = 0.5  # a wall clock that moves against the steady one by so much has been set
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Ledger:
         self._handed: tuple[list[bytes], int] | None = None  # what the sealing thread has to do: records, and the number behind their last
         self._wanted = 0  # the number below which somebody wants everything sealed
         self._closing = self._written = False  # written: the first thread has ended
-        self._skew = _skew()
+        self._clock = Clock()
         self.records = 0
         if left or torn:
             self.append("ledger", event="recovered", records=len(left), torn_bytes=torn)
@@ -195,9 +195,7 @@ class Ledger:
                 "" if there else f"the folder {self.path} was moved, or its segment cut or deleted; put it back, or start the sidecar anew"
             )
             log.error("ledger %s: %s", self.path, self._absent or "it is back")
-        skew = _skew()
-        if abs(skew - self._skew) > STEP_S:
-            step, self._skew = skew - self._skew, skew
+        if step := self._clock.step():
             self.append("clock", event="set", seconds=round(step, 3))
 
     def close(self) -> None:
@@ -403,15 +401,6 @@ def _leaf(waiting: _Waiting) -> bytes:
     except Exception as error:  # one record that can't be written down must not end them all
         log.exception("ledger: record %d, %s", waiting.seq, waiting.kind)
         return record.leaf(record.snapshot({"unwritable": f"{type(error).__name__}: {error}"[:300]}), **about)
-
-
-def _skew() -> float:
-    """How far the wall clock is ahead of the steady one. The quickest of three readings: a thread may be put aside between its two looks."""
-    readings = []
-    for _ in range(3):
-        before, wall, after = time.monotonic(), time.time(), time.monotonic()
-        readings.append((after - before, wall - before))
-    return min(readings)[1]
 
 
 def _number(entry: bytes | None) -> int:

@@ -108,7 +108,6 @@ def test_an_interrupted_reading_goes_on(reader: Reader, corpus: Corpus, tmp_path
 
 def test_scores_of_a_text_are_those_of_its_generation(reader: Reader, made: Bank) -> None:
     """Scored while it is produced or afterwards: a token has one score."""
-
     each = next(
         generate(reader, made, ["Explain how a pump works.", "Tell me a long story about a sea captain, please."], 12, temperature=0)
     )

@@ -130,14 +130,16 @@ def test_a_copy_that_is_slower_than_the_seals_comes_to_rest(bank: Bank, tmp_path
     with weed.s3(tmp_path / "weed") as (endpoint, client):
         client.make_bucket("evidence", object_lock=True)
         archive = ArchiveConfig(endpoint=endpoint, bucket="evidence")
-        copies = custodian._Copies(archive, Custody(kept, Retention()), Metrics(CollectorRegistry(), bank.names, Drift(bank, 100)))
+        metrics = [Metrics(CollectorRegistry(), bank.names, Drift(bank, 100)) for _ in range(2)]
+        copies, after = (custodian._Copies(archive, Custody(kept, Retention()), each) for each in metrics)
         kept.append("x")
         kept.seal()
         kept.append("y")
         for _ in range(5):
             copies.make()
+        after.make()  # a new start, which has nothing to copy, knows what is there
     assert [each["before"] for each in records(kept.path, kept) if each["kind"] == "custody"] == [1, 2]
-    assert archived(kept.path) == 2
+    assert archived(kept.path) == 2 == metrics[0].archived._value.get() == metrics[1].archived._value.get()
 
 
 @pytest.mark.parametrize(

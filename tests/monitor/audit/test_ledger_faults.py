@@ -193,7 +193,7 @@ def test_a_ledger_that_goes_away_is_noticed(tmp_path: Path, how: str) -> None:
 
 def test_a_clock_that_is_set_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, now = ledger(tmp_path / "l"), time.time
-    monkeypatch.setattr("monitor.audit.ledger.time.time", lambda: now() + 3600)
+    monkeypatch.setattr("monitor.audit.clock.time.time", lambda: now() + 3600)
     kept.look()
     kept.look()
     (found,) = records(kept.path, kept)
@@ -207,7 +207,7 @@ def test_a_thread_that_was_put_aside_is_no_clock_that_was_set(tmp_path: Path, mo
         time.sleep(next(pauses, 0))
         return now()
 
-    monkeypatch.setattr("monitor.audit.ledger.time.time", late)
+    monkeypatch.setattr("monitor.audit.clock.time.time", late)
     kept.look()
     assert records(kept.path, kept) == []
 
