@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ class Recorder:
         self.unknown = 0  # rows of a stream that was never announced
         self.path = path
         self._connections: list[socket.socket] = []
-        self._places: dict[Key, tuple[socket.socket, int]] = {}  # whose stream it is, and its number there
+        self._words: dict[Key, list[tuple[int, Callable[[int], bytes]]]] = {}  # what to say once a generation has so many tokens
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -51,10 +52,16 @@ class Recorder:
         """Scores [tokens, probes] of a generation."""
         return np.stack([scores for _, scores in self.scores[key]])
 
-    def steer(self, key: Key, push: int, probe: str, dose: float, tokens: int) -> None:
-        """Ask a generation's tap for a push."""
-        connection, stream = self._places[key]
-        connection.send(wire.encode(wire.Steer(push, stream, probe, dose, tokens)))
+    def steer(self, key: Key, after: int, push: int, probe: str, dose: float, tokens: int) -> None:
+        """Ask a generation's tap for a push as soon as its token `after` has been seen."""
+        self.say(key, after, lambda stream: wire.encode(wire.Steer(push, stream, probe, dose, tokens)))
+
+    def say(self, key: Key, after: int, packet: Callable[[int], bytes]) -> None:
+        """Send a packet, made of a stream's number, as soon as `after` tokens of a generation have been seen; to be said before it begins.
+
+        Whoever reads the scores says it: a thread that looks now and then may come when a short reply is over.
+        """
+        self._words.setdefault(key, []).append((after, packet))
 
     def _accept(self) -> None:
         while True:
@@ -79,7 +86,6 @@ class Recorder:
                 continue
             for begin in message.begins:
                 keys[begin.stream] = (begin.request, begin.index)
-                self._places[begin.request, begin.index] = (connection, begin.stream)
             if isinstance(message, wire.Live):
                 continue
             assert hello is not None
@@ -92,9 +98,19 @@ class Recorder:
                     self.scores[keys[int(stream)]].append((int(position), scores))
                 else:
                     self.unknown += 1
+            if self._words:
+                self._speak(connection, {keys[each]: each for each in map(int, message.arrays(len(hello.probes))[0]) if each in keys})
             for end in message.ends:
                 if end.stream in keys:
                     self.ends[keys[end.stream]] = end.tokens
+
+    def _speak(self, connection: socket.socket, streams: dict[Key, int]) -> None:
+        """Say what was to be said to these generations by now."""
+        for key, stream in streams.items():
+            waiting = self._words.get(key, [])
+            for word in [each for each in waiting if each[0] <= len(self.scores[key])]:
+                waiting.remove(word)
+                connection.send(word[1](stream))
 
 
 def _packet(connection: socket.socket) -> bytes:
