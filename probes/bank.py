@@ -29,6 +29,9 @@ TOGETHER = "topics and hard cases together"  # the suite by which probes are com
 READERS = "against readers of text, topics and hard cases"  # the same, without the rival that looks into the model: its embeddings
 ARRAYS = "bank.safetensors"
 CARD = "card.json"
+# Deviations, the unit of scores: no score counts for more, either way. At a rare token a few numbers of the residual stream grow a
+# hundredfold (Sun et al. 2024, arXiv 2402.17762), and every probe's score with them; no average may carry such a token on.
+MOST = 12.0
 MAX_ARRAYS, MAX_CARD = 1 << 30, 64 << 20  # bytes; the shipped bank has less than one MiB of each
 
 Floats = NDArray[np.float32]

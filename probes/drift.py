@@ -9,12 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.bank import Bank
+from probes.bank import MOST, Bank
 
 WINDOW = "ewma(8)"
-# Deviations. At a rare token a few numbers of the residual stream grow a hundredfold (Sun et al. 2024, arXiv 2402.17762), and every probe's score with them:
-# one such token must not look like a model that changed.
-MOST = 8.0
 
 
 def divergence(shift: NDArray[np.float64], deviation: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.bank import Bank
+from probes.bank import MOST, Bank
 from probes.canaries import CANARIES
-from probes.drift import MOST, divergence
+from probes.drift import divergence
 from probes.methods import Floats
 from probes.prompts import Prompt, checking, of_kind
 from probes.reader import Reader, Say

@@ -6,14 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from probes.bank import MOST
+
 WINDOWS = ("last", "ewma(4)", "ewma(8)", "mean(8)", "mean(16)", "max(8)", "max(16)")
 
 Floats = NDArray[np.floating]
 
 
 def windowed(scores: Floats, window: str) -> Floats:
-    """Scores [tokens, k] as windowed values. A mean or maximum begins when its window is full; an average starts from the first score."""
+    """Scores [tokens, k] as windowed values, none beyond `MOST` counted. A mean or maximum begins when its window is full; an average starts from the first score."""
     kind, _, size = window.rstrip(")").partition("(")
+    scores = scores.clip(-MOST, MOST)
     if kind == "last":
         return scores
     if kind == "ewma":

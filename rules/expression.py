@@ -19,10 +19,11 @@ import numpy as np
 from rules.facts import ProbeFacts
 from rules.nearest import unknown
 from rules.reading import EXPECTED, ExpressionError, Reading
-from rules.signal import Signal
+from rules.signal import LEVELS, MOST, Signal
 from rules.windows import Floats
 
 MAX_DEPTH = 40
+MOST_NUMBER = 1e9
 MAX_NODES = 2000  # after macros; a condition of a thousand comparisons is no condition
 
 Values = dict[Signal, Floats]
@@ -34,6 +35,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
 }
+_MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Lt: ast.Gt, ast.LtE: ast.GtE}
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -100,10 +102,9 @@ class Expression:
             isinstance(node, ast.Constant)
             and isinstance(node.value, (int, float))
             and not isinstance(node.value, bool)
-            and abs(node.value) < 1e9
+            and abs(node.value) < MOST_NUMBER
         ):
-            constant = float(node.value)
-            return "number", lambda values: constant
+            return "number", _constant(float(node.value))
         if name := _threshold_name(node):
             raise ExpressionError.at(
                 node, f"{name}(rate) stands alone on one side of a comparison with one signal, such as desperation.ewma(8) > {name}(0.01)"
@@ -136,11 +137,14 @@ class Expression:
             if type(op) not in _COMPARE:
                 raise ExpressionError.at(node, "expected one of > >= < <= (scores are never exactly equal)")
         sides = [node.left, *node.comparators]
-        named = [self._macro_threshold(side) for side in sides]
+        limits = [self._limit(sides, i) for i in range(len(sides))]
         terms = [
-            self._threshold(threshold, sides, i) if threshold is not None else self._typed(side, "number", depth, within)
-            for i, (side, threshold) in enumerate(zip(sides, named, strict=True))
+            self._typed(side, "number", depth, within) if limit is None else _constant(limit)
+            for side, limit in zip(sides, limits, strict=True)
         ]
+        for i, op in enumerate(node.ops):
+            self._possible(sides[i], op, limits[i + 1], sides[i + 1])
+            self._possible(sides[i + 1], _MIRRORED[type(op)](), limits[i], sides[i])
         tests = [_COMPARE[type(op)] for op in node.ops]
 
         def run(values: Values) -> Any:
@@ -151,13 +155,26 @@ class Expression:
 
         return run
 
-    def _macro_threshold(self, node: ast.expr) -> ast.Call | None:
-        """The fpr(…) or reply_fpr(…) that a side is, by itself or by a macro."""
+    def _limit(self, sides: list[ast.expr], place: int) -> float | None:
+        """The number that a side is, by itself, by the card, or by a macro for either."""
+        node = sides[place]
         if isinstance(node, ast.Name) and node.id in self._macros:
             node = parsed(self._macros[node.id])
-        return node if isinstance(node, ast.Call) and _threshold_name(node) else None
+        if isinstance(node, ast.Call) and _threshold_name(node):
+            return self._threshold(node, sides, place)
+        number = self._reading.number(node)
+        return number if number is not None and abs(number) < MOST_NUMBER else None
 
-    def _threshold(self, node: ast.Call, sides: list[ast.expr], place: int) -> Compiled:
+    def _possible(self, side: ast.expr, op: ast.cmpop, limit: float | None, where: ast.expr) -> None:
+        """Refuse a comparison that no score can satisfy: somebody would rely on a rule that never fires."""
+        if limit is None or not isinstance(side, (ast.Attribute, ast.Call)) or _threshold_name(side):
+            return
+        signal = self._signal(side)
+        furthest = MOST if isinstance(op, (ast.Gt, ast.GtE)) else -MOST
+        if signal.kind in LEVELS and not _COMPARE[type(op)](furthest, limit):
+            raise ExpressionError.at(where, f"this never holds: no score counts for more than {MOST:g} deviations, either way")
+
+    def _threshold(self, node: ast.Call, sides: list[ast.expr], place: int) -> float:
         """The card's value for the window on the other side of the comparison."""
         name = _threshold_name(node)
         others = [side for i, side in enumerate(sides) if i != place]
@@ -188,7 +205,7 @@ class Expression:
             )
         value = float(rates[rate])
         self.thresholds[f"{signal} {name}({rate:g})"] = value
-        return lambda values: value
+        return value
 
     def _signal(self, node: ast.expr) -> Signal:
         if isinstance(node, ast.Name) and node.id not in self._probes:
@@ -198,6 +215,10 @@ class Expression:
         if signal not in self.signals:
             self.signals.append(signal)
         return signal
+
+
+def _constant(value: float) -> Compiled:
+    return lambda values: value
 
 
 def parsed(text: str) -> ast.expr:

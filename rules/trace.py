@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rules.signal import TOKENS, Signal
 from rules.totals import Totals
-from rules.windows import Floats, over, quantile
+from rules.windows import Floats, bounded, over, quantile
 
 
 def trace(signals: Sequence[Signal], probes: Sequence[str], scores: NDArray[np.floating]) -> dict[Signal, Floats]:
@@ -17,7 +17,7 @@ def trace(signals: Sequence[Signal], probes: Sequence[str], scores: NDArray[np.f
 
     A conversation's signal knows this stream alone.
     """
-    known: Floats = np.where(np.isfinite(scores), scores, np.nan).astype(np.float64)
+    known = bounded(scores)
     wide = [signal for signal in signals if signal.scope != TOKENS]
     found = {signal: _trace(signal, known[:, probes.index(signal.probe)]) for signal in signals if signal.scope == TOKENS}
     return found | _totals(wide, probes, known)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.conversations import Conversations
-from rules.signal import CONVERSATION, STREAM, TOKENS, Signal
+from rules.signal import CONVERSATION, MOST, STREAM, TOKENS, Signal
 from rules.totals import Totals
 
 Floats = NDArray[np.float64]
@@ -90,7 +90,7 @@ class Windows:
 
         A score that is not finite counts as the token that it is, and leaves averages and totals as they were.
         """
-        scores = np.where(np.isfinite(scores), scores, np.nan)
+        scores = bounded(scores)
         values: dict[Signal, Floats] = {signal: scores[:, self._column[signal]] for signal in self.signals if signal.kind == "last"}
         if self._ewma:
             new = scores[:, self._ewma_columns]
@@ -150,6 +150,11 @@ class Windows:
             self._totals.adopt(other._totals, slots)
         if self.conversations is not None and other.conversations is not None:
             self.conversations.adopt(other.conversations)
+
+
+def bounded(scores: NDArray[np.floating]) -> Floats:
+    """Scores as they count: none beyond `MOST` deviations, and NaN for what is no finite number."""
+    return np.where(np.isfinite(scores), scores, np.nan).clip(-MOST, MOST).astype(np.float64, copy=False)
 
 
 def over(signal: Signal, window: NDArray[np.float32]) -> Floats:

@@ -23,6 +23,7 @@ from monitor.sinks.prometheus import Metrics
 from rules.engine import RuleEngine
 from rules.schema import Action, Steer
 from rules.verdict import Verdict
+from rules.windows import bounded
 
 WINDOW = 8  # tokens whose mean score stands in the record, before the push and at its end
 NEVER = np.iinfo(np.int64).max
@@ -158,7 +159,7 @@ class Steering:
     def _mean(self, push: Push, last: int) -> float:
         """Mean score of the push's probe over the tokens up to `last`; not a number without any."""
         recent = self._streams.recent(push.stream.slot, max(0, last + 1 - WINDOW), last + 1)[:, self._names.index(push.steer.probe)]
-        return float(recent.mean()) if len(recent) else float("nan")
+        return float(bounded(recent).mean()) if len(recent) else float("nan")
 
     def _tell(self, event: str, push: Push, **more: Any) -> None:
         self._metrics.steers.labels(push.steer.probe, event).inc()

@@ -38,7 +38,7 @@ def test_rates_are_those_of_the_default_rules() -> None:
     assert made.fpr == 0.5
 
 
-@given(st.lists(st.floats(-5, 5), min_size=1, max_size=60), st.sampled_from(WINDOWS))
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=60), st.sampled_from(WINDOWS))
 def test_windows_are_those_of_the_rules(scores: list[float], window: str) -> None:
     """A threshold of the card holds for what a rule computes while a reply runs."""
     kind, _, size = window.rstrip(")").partition("(")

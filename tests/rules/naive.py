@@ -44,7 +44,7 @@ class Naive:
     def token(self, slot: int, scores: list[float]) -> str:
         """ "fired", "ended" or nothing."""
         state = self.streams[slot]
-        state["series"].append([x if math.isfinite(x) else math.nan for x in scores])
+        state["series"].append([max(-12.0, min(12.0, x)) if math.isfinite(x) else math.nan for x in scores])
         holds = _truth(self.condition, state) is True
         stays = holds if self.until is None else _truth(self.until, state) is not True
         state["held"] = state["held"] + 1 if holds else 0

@@ -94,6 +94,27 @@ def test_a_missing_number_does_not_poison_the_average() -> None:
     assert [p for p in places(run(engine("desperation.ewma(1) > 2.5"), [math.nan, 0, math.nan, 4, 4])) if p >= 0] == [4]
 
 
+@pytest.mark.parametrize(
+    "when", ["desperation.ewma(8) > 3", "desperation.mean(8) > 3", "desperation.mean(stream) > 3", "desperation.mean(conversation, 4) > 3"]
+)
+def test_one_token_with_a_massive_activation_is_not_carried_on(when: str) -> None:
+    """Such a token scores in the hundreds on every probe, and an average would stay over a threshold for dozens of tokens."""
+    quiet = [0.0] * 12
+    assert run(engine(when, "2 tokens"), [*quiet, 380.0, *quiet], conversation="c") == []
+    assert run(engine(when, "2 tokens"), [*quiet, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0], conversation="c") != []
+
+
+def test_a_threshold_of_the_card_that_no_score_exceeds_is_refused() -> None:
+    facts = [ProbeFacts("panic", {"last": {0.01: 12.5}})]
+    with pytest.raises(DocumentError, match="never holds: no score counts for more than 12"):
+        RuleEngine.from_text("rules: [{rule: r, desc: d, when: panic.last > fpr(0.01), do: alert}]", facts)
+
+
+def test_what_can_just_hold_is_no_error() -> None:
+    assert places(run(engine("desperation.last >= 12 and desperation.slope(2) > 40 or desperation.last > -99"), [0.0])) == [0]
+    assert places(run(engine("desperation.last >= 12"), [0.0, 12.0])) == [1]
+
+
 def test_zero_by_zero_never_fires() -> None:
     assert run(engine("panic.last / calm.last > 0"), [1, 1]) == []
 
@@ -154,6 +175,11 @@ def test_the_strongest_action_wins_and_shadow_never_acts() -> None:
         ("not " * 100 + "desperation.last > 1", "too deeply"),
         ("'a' > 1", "not part of the language"),
         ("desperation.last > True", "not part of the language"),
+        ("desperation.last > 12", "column 20: this never holds: no score counts for more than 12 deviations"),
+        ("12.5 <= desperation.ewma(8)", "column 1: this never holds"),
+        ("panic.last > 2 or desperation.min(stream) < -12", "never holds"),
+        ("0 < desperation.quantile(8, 0.5) > 40", "never holds"),
+        ("desperation.last > 1e9", "not part of the language"),
     ],
 )
 def test_bad_conditions_say_where_and_what_is_known(when: str, expected: str) -> None:
@@ -174,7 +200,7 @@ def test_rounds_keep_the_order_of_each_stream() -> None:
     ("when", "series", "position"),
     [
         ("desperation.quantile(4, 0.5) > 1", [0, 0, 2, 2, 2], 4),
-        ("desperation.quantile(4, 1) > 8", [0, 9, 0, 0], 3),
+        ("desperation.quantile(4, 1) > 7", [0, 8, 0, 0], 3),
         ("desperation.count_above(3, 1.5) >= 2", [2, 0, 2, 0], 2),
         ("desperation.count_above(2, -1) > 1", [-2, 0, 0], 2),
         ("desperation.mean(stream) > 1", [0, 1, 5], 2),

@@ -24,7 +24,7 @@ from tests.monitor.pipeline.rig import Rig
 RULES = """
 rules:
 - {rule: calm_down, desc: d, when: panic.last > 3, do: {steer: {probe: panic, dose: -0.1, for: 4 tokens, else: ELSE}}, mode: MODE}
-- {rule: too_much, desc: d, when: panic.last > 8, do: {steer: {probe: panic, dose: -0.2, for: 2 tokens}}, mode: armed}
+- {rule: too_much, desc: d, when: panic.last > 7, do: {steer: {probe: panic, dose: -0.2, for: 2 tokens}}, mode: armed}
 """
 
 
@@ -264,7 +264,7 @@ def test_a_reload_keeps_the_push_of_a_rule_that_was_armed_by_hand(bank: Bank, tm
     book.alerts({"alerts": [{"status": "firing", "labels": {"alertname": "a", "barograph_arm": "calm_down"}}]})
     rig.frame(begins=[(0, "r", 0)])
     rig.tokens(0, 5.0)
-    (tmp_path / "rules.yaml").write_text(text + "- {rule: new, desc: d, when: panic.last > 9, do: alert}\n")
+    (tmp_path / "rules.yaml").write_text(text + "- {rule: new, desc: d, when: panic.last > 7, do: alert}\n")
     book.reload("file")
     rig.tokens(1, 5.0, 5.0, 5.0, 5.0, 5.0)
     assert (rig.events, rig.acting.position) == (["asked", "else"], 5)
