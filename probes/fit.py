@@ -100,6 +100,7 @@ def fit(reader: Reader, corpus: Corpus, labelled: Sequence[Labelled], work: Path
             + (" and on human-labelled comments." if labelled else "."),
             "The test split is by the same hand as the training split: expect less on other voices, see the labelled figures.",
             "A probe is the representation of an emotion concept in one model. A quiet probe is no proof of calm.",
+            "No probe says whether a reply fosters dependence. One was tried on contrast pairs: word embeddings told them apart as well.",
         ],
     )
     # A difference of means is its own pattern.

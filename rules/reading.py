@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable
 
 from rules.nearest import unknown
-from rules.signal import CONVERSATION, KINDS, MAX_REQUESTS, MAX_WINDOW, STREAM, TOKENS, Signal
+from rules.signal import CONVERSATION, KINDS, MAX_REQUESTS, MAX_WINDOW, MOST, STREAM, TOKENS, Signal
 
 EXPECTED = "expected comparisons (> >= < <=), + - * /, and, or, not, numbers, and signals such as desperation.ewma(8)"
 
@@ -71,6 +71,10 @@ class Reading:
                 raise ExpressionError.at(given[0], f"expected a number, such as {example}")
             if kind == "quantile" and not 0 <= argument <= 1:
                 raise ExpressionError.at(given[0], f"a quantile of {argument:g}; expected 0 to 1")
+            if kind == "count_above" and argument >= MOST:
+                raise ExpressionError.at(
+                    given[0], f"scores above {argument:g}; no score counts for more than {MOST:g} deviations, either way"
+                )
         return Signal(probe, kind, size, scope, argument)
 
     @staticmethod

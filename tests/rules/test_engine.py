@@ -178,6 +178,7 @@ def test_the_strongest_action_wins_and_shadow_never_acts() -> None:
         ("desperation.last > 12", "column 20: this never holds: no score counts for more than 12 deviations"),
         ("12.5 <= desperation.ewma(8)", "column 1: this never holds"),
         ("panic.last > 2 or desperation.min(stream) < -12", "never holds"),
+        ("desperation.count_above(8, 12) > 1", "scores above 12; no score counts for more"),
         ("0 < desperation.quantile(8, 0.5) > 40", "never holds"),
         ("desperation.last > 1e9", "not part of the language"),
     ],
