@@ -18,6 +18,7 @@ MAX_TABLE = 4 * wire.MAX_STREAMS  # streams of all taps
 MAX_NUMBER = 2**32 - 1  # stream numbers travel in four bytes
 MAX_COUNT = 1 << 48  # frames of one tap
 MAX_POSITION = 1 << 24  # no generation is as long
+MAX_SCORE = 60000.0  # deviations; what is kept in half precision would be infinite beyond, and sums would lose all that comes after it
 MAX_WORD = 256  # characters of whatever a hello names
 MAX_WHY = 200  # characters of a reason that a tap gives
 MAX_RECORDED = 32  # refused begins of one tap that are recorded one by one; all are counted
@@ -61,6 +62,12 @@ def check_begins(begins: Sequence[wire.Begin]) -> None:
                 f"a begin of stream {begin.stream}, choice {begin.index}, with a request id of {len(begin.request)} characters; expected "
                 f"at most {MAX_NUMBER}, {wire.MAX_STREAMS - 1} and {wire.MAX_REQUEST_ID}",
             )
+
+
+def readable(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores [n, k] with what no probe gives as not a number, so that it counts as missing. Writes into `scores`."""
+    np.copyto(scores, np.float32(np.nan), where=np.abs(scores) > MAX_SCORE)
+    return scores
 
 
 def check_frame(frame: wire.Frame, positions: NDArray[np.uint32]) -> None:

@@ -19,7 +19,18 @@ from monitor.audit.ledger import Ledger
 from monitor.audit.levels import Level, Levels
 from monitor.config import SidecarConfig
 from monitor.errors import WireError
-from monitor.pipeline.bounds import IDLE_S, MAX_RECORDED, MAX_TABLE, MAX_WHY, Refused, check_begins, check_failed, check_frame, check_hello
+from monitor.pipeline.bounds import (
+    IDLE_S,
+    MAX_RECORDED,
+    MAX_TABLE,
+    MAX_WHY,
+    Refused,
+    check_begins,
+    check_failed,
+    check_frame,
+    check_hello,
+    readable,
+)
 from monitor.pipeline.gauges import watch
 from monitor.pipeline.proof import Proof
 from monitor.pipeline.records import Records
@@ -220,7 +231,7 @@ class Pipeline:
             self._begin(batch, begin)
         slots = source.slots(numbers)
         known = slots >= 0
-        batch.slots, batch.positions, batch.scores = slots[known], positions[known].astype(np.int64), scores[known]
+        batch.slots, batch.positions, batch.scores = slots[known], positions[known].astype(np.int64), readable(scores[known])
         ends = {end.stream: end.tokens for end in message.ends if end.stream in source.streams}
         batch.ended = [(source.streams[number], tokens) for number, tokens in ends.items()]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -245,6 +246,23 @@ def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:
     (found,) = recordings(str(rig.ledger.path), bank.names)
     assert found.scores[:, 1].tolist() == [position / 64 for position in range(70)]
     assert [record["tokens"] for record in rig.records("scores")] == [32, 32, 6]
+
+
+def test_what_no_probe_gives_is_missing(bank: Bank, tmp_path: Path) -> None:
+    """1e30 of a broken tap neither fires a rule nor swallows the sums, and a replay of the recording says the same."""
+    from monitor.audit.recordings import recordings
+
+    rig = Rig(bank, tmp_path / "ledger", levels=Levels(Level.SCORES))
+    scores = [0.5, 1e30, -1e30, 70000.0, 380.0]
+    for position, score in enumerate(scores):
+        rig.frame([(0, position, score)], begins=[(0, "r", 0)] if position == 0 else (), ends=[(0, 5)] if position == 4 else ())
+    assert rig.ledger.flush()
+    assert {record["position"] for record in rig.records("verdict")} == {4}
+    assert rig.sample("barograph_scores_not_finite_total") == 3
+    (found,) = recordings(str(rig.ledger.path), bank.names)
+    assert np.array_equal(found.scores[:, 1], [0.5, np.nan, np.nan, np.nan, 380.0], equal_nan=True)
+    (native,) = [each for labels, each in next(iter(rig.pipeline.metrics.scores.collect())).native if labels["probe"] == bank.names[1]]
+    assert native.sum_value == 380.5
 
 
 def test_a_recording_ends_where_scores_were_lost_and_never_goes_on_as_another_stream(bank: Bank, tmp_path: Path) -> None:
