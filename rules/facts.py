@@ -26,11 +26,13 @@ class ProbeFacts:
 
     def objection(self) -> str:
         """Why a rule must not stop a reply on this probe; empty when it may."""
-        if self.causal is False:
+        if not self.thresholds:
+            return "which has no calibration"
+        if self.causal is None:
+            return "whose cause nobody has tried (barograph probes validate)"
+        if not self.causal:
             return "whose card says causal: false"
-        if self.worthwhile is False:
-            return "which does not surely tell more than words alone do"
-        return "" if self.thresholds else "which has no calibration"
+        return "which does not surely tell more than words alone do" if self.worthwhile is False else ""
 
     def against(self, dose: float) -> str:
         """Why nobody may steer along this probe at a dose; empty when they may."""

@@ -375,8 +375,15 @@ def test_bad_matches_say_what_is_wrong(match: str, expected: str) -> None:
 
 
 def test_a_rule_must_not_stop_a_reply_on_a_probe_without_proof() -> None:
-    for probe, why in (("calm", "which has no calibration"), ("unproven", "whose card says causal: false")):
-        facts = [*probe_facts(), ProbeFacts("unproven", {"last": {0.01: 1.0}}, causal=False)]
+    reasons = {
+        "calm": "which has no calibration", "unproven": "whose card says causal: false", "untried": "whose cause nobody has tried",
+        "words": "which does not surely tell more",
+    }  # fmt: skip
+    known = {"last": {0.01: 1.0}}
+    facts = [
+        *probe_facts(), ProbeFacts("unproven", known, causal=False), ProbeFacts("untried", known), ProbeFacts("words", known, True, False)
+    ]  # fmt: skip
+    for probe, why in reasons.items():
         text = f"rules:\n- {{rule: r, desc: d, when: {probe}.last > 1, do: halt, mode: armed}}\n"
         with pytest.raises(DocumentError, match=rf"r.yaml:2:\d+: rule 'r' would halt on '{probe}', {why}.*accept_unproven: \[{probe}\]"):
             RuleEngine.from_text(text, facts, "r.yaml")
