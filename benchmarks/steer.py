@@ -1,6 +1,6 @@
-"""What a push does: how many desperate replies it calms, and at what cost, dose by dose, against random directions of the same covariance.
+"""What a push does: how many hostile replies it calms, and at what cost, dose by dose, against random directions of the same covariance.
 
-Closed loop on the embedded engine: prompts that make the model desperate, sampled with seeds, so that every reply is the same up to the
+Closed loop on the embedded engine: prompts that make the model hostile, sampled with seeds, so that every reply is the same up to the
 token at which the rule fires; then its row is pushed for `PUSH` tokens and the rule's average is read again. Cost: the perplexity of the pushed
 tokens under the unsteered model, beside that of the same reply without a push, and on neutral prompts the share of tokens that the steered
 model would still choose in the unsteered text. Throughput: steps with all rows pushed, each by a dose of its own, and steps with none, in
