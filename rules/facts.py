@@ -28,11 +28,11 @@ class ProbeFacts:
         """Why a rule must not stop a reply on this probe; empty when it may."""
         if not self.thresholds:
             return "which has no calibration"
+        if self.worthwhile is False:
+            return "which does not surely tell more than words alone do"
         if self.causal is None:
             return "whose cause nobody has tried (barograph probes validate)"
-        if not self.causal:
-            return "whose card says causal: false"
-        return "which does not surely tell more than words alone do" if self.worthwhile is False else ""
+        return "" if self.causal else "whose card says causal: false"
 
     def against(self, dose: float) -> str:
         """Why nobody may steer along this probe at a dose; empty when they may."""
