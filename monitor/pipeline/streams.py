@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from rules.selector import Request
 from rules.verdict import Verdict
 
 HISTORY = 64  # last tokens whose scores are kept, for the live view and for clients that ask
+TRIALS = 256  # that are over and still known as the gateway's own
 _ARRAYS = ("judged", "gap", "nan", "peak", "history", "ended", "moved")
 
 Key = tuple[str, int]
@@ -81,6 +83,7 @@ class StreamTable:
         self.peak = np.zeros((slots, probes), np.float32)
         self.history = np.zeros((slots, HISTORY, probes), np.float32)
         self.tickets: dict[str, Ticket] = {}
+        self._tried: deque[str] = deque(maxlen=TRIALS)
         self.by_slot: dict[int, Stream] = {}
         self._running: dict[Key, Stream] = {}
         self._free = list(range(slots - 1, -1, -1))
@@ -92,16 +95,18 @@ class StreamTable:
 
     def forget(self, ticket: Ticket) -> None:
         self.tickets.pop(ticket.request, None)
+        if ticket.trial:
+            self._tried.append(ticket.request)
         for stream in ticket.streams.values():
             stream.ticket = None
             if self.ended[stream.slot]:
                 self._free_slot(stream)
 
     def is_trial(self, request: str) -> bool:
-        """Whether a request is the gateway's own; its tap asks when it begins to score it."""
+        """Whether a request is the gateway's own; its tap asks when it begins to score it. A tap that comes late tells of trials that are over."""
         ticket = self.tickets.get(request)
         if ticket is None or not ticket.trial:
-            return False
+            return request in self._tried
         ticket.tapped = True
         return True
 

@@ -248,6 +248,19 @@ def test_scores_are_recorded_when_asked(bank: Bank, tmp_path: Path) -> None:
     assert [record["tokens"] for record in rig.records("scores")] == [32, 32, 6]
 
 
+def test_a_tap_that_tells_late_of_a_trial_raises_no_alarm(rig: Rig) -> None:
+    """The engine's answer may come before its tap has a connection, or before the sidecar reads what it says."""
+    ticket = rig.pipeline.streams.expect("trial-1", trial=True)
+    rig.pipeline.streams.forget(ticket)
+    for position in range(5):
+        rig.frame([(0, position, 9.0)], begins=[(0, "trial-1", 0)] if position == 0 else (), ends=[(0, 5)] if position == 4 else ())
+    assert rig.records("verdict") == []
+    assert rig.records("reply") == []
+    # Only the gateway's own: a request that merely calls itself so is judged.
+    rig.frame([(1, 0, 9.0)], begins=[(1, "trial-2", 0)])
+    assert rig.records("verdict") != []
+
+
 def test_what_no_probe_gives_is_missing(bank: Bank, tmp_path: Path) -> None:
     """1e30 of a broken tap neither fires a rule nor swallows the sums, and a replay of the recording says the same."""
     from monitor.audit.recordings import recordings
