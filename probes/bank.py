@@ -30,7 +30,8 @@ READERS = "against readers of text, topics and hard cases"  # the same, without 
 ARRAYS = "bank.safetensors"
 CARD = "card.json"
 # Deviations, the unit of scores: no score counts for more, either way. At a rare token a few numbers of the residual stream grow a
-# hundredfold (Sun et al. 2024, arXiv 2402.17762), and every probe's score with them; no average may carry such a token on.
+# hundredfold (Sun et al. 2024, arXiv 2402.17762), and with them the score of each probe that weighs them; no average may carry such a token on.
+# The same number stands in rules/signal.py, as the two rooms know nothing of each other; a test compares their windows.
 MOST = 12.0
 MAX_ARRAYS, MAX_CARD = 1 << 30, 64 << 20  # bytes; the shipped bank has less than one MiB of each
 

@@ -23,7 +23,7 @@ from rules.signal import LEVELS, MOST, Signal
 from rules.windows import Floats
 
 MAX_DEPTH = 40
-MOST_NUMBER = 1e9
+MOST_NUMBER = 1e9  # what is larger is a slip of somebody's
 MAX_NODES = 2000  # after macros; a condition of a thousand comparisons is no condition
 
 Values = dict[Signal, Floats]
@@ -157,16 +157,19 @@ class Expression:
 
     def _limit(self, sides: list[ast.expr], place: int) -> float | None:
         """The number that a side is, by itself, by the card, or by a macro for either."""
-        node = sides[place]
-        if isinstance(node, ast.Name) and node.id in self._macros:
-            node = parsed(self._macros[node.id])
+        node = self._meant(sides[place])
         if isinstance(node, ast.Call) and _threshold_name(node):
             return self._threshold(node, sides, place)
         number = self._reading.number(node)
         return number if number is not None and abs(number) < MOST_NUMBER else None
 
+    def _meant(self, side: ast.expr) -> ast.expr:
+        """A side of a comparison, or what its macro stands for."""
+        return parsed(self._macros[side.id]) if isinstance(side, ast.Name) and side.id in self._macros else side
+
     def _possible(self, side: ast.expr, op: ast.cmpop, limit: float | None, where: ast.expr) -> None:
         """Refuse a comparison that no score can satisfy: somebody would rely on a rule that never fires."""
+        side = self._meant(side)
         if limit is None or not isinstance(side, (ast.Attribute, ast.Call)) or _threshold_name(side):
             return
         signal = self._signal(side)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 MAX_WINDOW = 512  # tokens
 MAX_REQUESTS = 1000  # half-life of a conversation's memory
 # Deviations, the unit of scores: no score counts for more, either way. At a rare token a few numbers of the residual stream grow a
-# hundredfold (Sun et al. 2024, arXiv 2402.17762), and every probe's score with them; no average may carry such a token on.
+# hundredfold (Sun et al. 2024, arXiv 2402.17762), and with them the score of each probe that weighs them; no average may carry such a token on.
 MOST = 12.0
 
 # What each kind takes after its scope, and in which scopes it is known.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 PATH = Path(__file__).with_name("recording.json")
 TOKENS = 96
-QUIET = "rules: [{rule: never, desc: d, when: panic.last > 7.9, do: alert, mode: shadow}]\n"
+QUIET = "rules: [{rule: never, desc: d, when: panic.last > 11.9, do: alert, mode: shadow}]\n"
 PROMPTS = (
     "Explain how a bicycle pump works.",
     "Write what a woman screams while she runs from a burning house.",

@@ -93,13 +93,14 @@ class Recorder:
             self.steered += message.steered
             if message.failed:
                 self.failed.append(message.failed)
-            for stream, position, scores in zip(*message.arrays(len(hello.probes)), strict=True):
+            streams, positions, rows = message.arrays(len(hello.probes))
+            for stream, position, scores in zip(streams, positions, rows, strict=True):
                 if int(stream) in keys:
                     self.scores[keys[int(stream)]].append((int(position), scores))
                 else:
                     self.unknown += 1
             if self._words:
-                self._speak(connection, {keys[each]: each for each in map(int, message.arrays(len(hello.probes))[0]) if each in keys})
+                self._speak(connection, {keys[each]: each for each in streams.tolist() if each in keys})
             for end in message.ends:
                 if end.stream in keys:
                     self.ends[keys[end.stream]] = end.tokens

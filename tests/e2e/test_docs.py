@@ -33,7 +33,7 @@ ELSEWHERE = {
     r"audit witness": "tests/monitor/audit/test_witness.py",
     r"audit tail -f|python -m tests\.abuse|pre-commit|openssl rand": "never ends, or is no command of ours",
 }
-QUIET = "rules: [{rule: loud, desc: d, when: panic.last > 7.9, do: alert, mode: armed}]\n"
+QUIET = "rules: [{rule: loud, desc: d, when: panic.last > 11.9, do: alert, mode: armed}]\n"
 RULES = """
 rules:
 - {rule: desperation_spike_site, desc: d, when: desperation.last > 1, do: alert, mode: armed}

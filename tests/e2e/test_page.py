@@ -24,7 +24,7 @@ include: [default]
 rules:
 - {rule: arousal_up, desc: Arousal is up., when: arousal.mean(8) > 0.8, until: arousal.mean(8) < 0.2, for: 4 tokens, do: alert, mode: armed}
 - {rule: arousal_stop, desc: Arousal is far up., when: arousal.ewma(8) > 0.5, for: 2 tokens, do: halt, mode: shadow, severity: critical}
-- {rule: panic_stop, desc: Panic is as far up as it never gets., accept_unproven: [panic], when: panic.last > 7.9, do: halt, mode: shadow}
+- {rule: panic_stop, desc: Panic is as far up as it never gets., accept_unproven: [panic], when: panic.last > 11.9, do: halt, mode: shadow}
 """
 # What lies on the canvas: how many colours, transparent ones aside.
 COLOURS = """canvas => {

@@ -98,7 +98,7 @@ def test_a_missing_number_does_not_poison_the_average() -> None:
     "when", ["desperation.ewma(8) > 3", "desperation.mean(8) > 3", "desperation.mean(stream) > 3", "desperation.mean(conversation, 4) > 3"]
 )
 def test_one_token_with_a_massive_activation_is_not_carried_on(when: str) -> None:
-    """Such a token scores in the hundreds on every probe, and an average would stay over a threshold for dozens of tokens."""
+    """A probe may score in the hundreds at such a token, and an average would stay over a threshold for dozens of tokens."""
     quiet = [0.0] * 12
     assert run(engine(when, "2 tokens"), [*quiet, 380.0, *quiet], conversation="c") == []
     assert run(engine(when, "2 tokens"), [*quiet, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0], conversation="c") != []
@@ -108,6 +108,13 @@ def test_a_threshold_of_the_card_that_no_score_exceeds_is_refused() -> None:
     facts = [ProbeFacts("panic", {"last": {0.01: 12.5}})]
     with pytest.raises(DocumentError, match="never holds: no score counts for more than 12"):
         RuleEngine.from_text("rules: [{rule: r, desc: d, when: panic.last > fpr(0.01), do: alert}]", facts)
+
+
+def test_a_macro_hides_no_condition_that_never_holds() -> None:
+    for when in ("now > 13", "now > far"):
+        text = f"macros: {{now: panic.last, far: '12'}}\nrules: [{{rule: r, desc: d, when: {when}, do: alert}}]"
+        with pytest.raises(DocumentError, match="never holds"):
+            RuleEngine.from_text(text, probe_facts())
 
 
 def test_what_can_just_hold_is_no_error() -> None:
