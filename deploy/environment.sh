@@ -32,16 +32,18 @@ environment() {
 # Installs torch $1; further words go to pip. Without an NVIDIA driver the build for CPUs is enough and several gigabytes smaller, but package
 # registries have only the one for CUDA, which runs on a processor as well and brings NVIDIA's libraries: 6 to 7 GB an environment.
 torch() {
-    torch=$1
+    torch=$1 needs=8.5
     shift
     index=""
     if ! command -v nvidia-smi >/dev/null 2>&1; then
         index=$("$venv/bin/python" "$deploy/index.py" torch "$torch")
         if [ -n "$index" ]; then
             echo "      the build for CPUs"
+            needs=4
         else
             echo "      the build for CUDA, 6 to 7 GB with what it brings; TORCH_INDEX=URL names an index that has torch $torch+cpu"
         fi
     fi
+    "$venv/bin/python" "$deploy/room.py" "$venv" $needs
     $pip install ${index:+--extra-index-url "$index"} "$@" "torch==$torch${index:++cpu}"
 }

@@ -53,8 +53,8 @@ def packages() -> Iterator[Packages]:
         yield running
 
 
-def environment(packages: Packages, home: Path, **more: str) -> dict[str, str]:
-    """This process's, without what would say where packages come from; HOST is known to the proxy only."""
+def environment(packages: Packages, home: Path, free: float = 100, **more: str) -> dict[str, str]:
+    """This process's, without what would say where packages come from; HOST is known to the proxy only. Each disk has `free` GB left."""
     kept = {name: value for name, value in os.environ.items() if not re.match(r"(PIP|UV|TORCH)_|(\w+_)?PROXY$|PYTHON", name, re.IGNORECASE)}
     # No pip.conf of this machine either, as it may name an index; pip runs from its own environment, so HOME hides the user's.
     settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_TRUSTED_HOST": HOST, "PIP_RETRIES": "0"}
@@ -65,6 +65,10 @@ def environment(packages: Packages, home: Path, **more: str) -> dict[str, str]:
         if (found := shutil.which(name)) and not (tools / name).exists():
             (tools / name).symlink_to(found)
     settings["PATH"] = str(tools)
+    (home / "sitecustomize.py").write_text(
+        f"import shutil\nshutil.disk_usage = lambda place: shutil._ntuple_diskusage(0, 0, {free * 1e9})\n"
+    )
+    settings["PYTHONPATH"] = str(home)
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), packages.proxy)
     return kept | settings | proxies | more
 
@@ -150,10 +154,20 @@ def test_an_index_named_for_torch_is_used(tmp_path: Path) -> None:
 def test_a_wrong_python_is_refused_in_a_sentence(
     script: str, version: tuple[int, ...] | None, expected: str, packages: Packages, tmp_path: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.version_info = {version}\n")
     venv = tmp_path / "made"
-    env = environment(packages, tmp_path, PYTHONPATH=str(tmp_path))
+    env = environment(packages, tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.version_info = {version}\n")
     done = make(script, "/no/python" if version is None else sys.executable, venv, env=env)
     assert done.returncode == 2
     assert re.fullmatch(expected + ".*\n", done.stderr), done.stderr
     assert not venv.exists()
+
+
+@pytest.mark.parametrize("script", ["venv.sh", "venv-vllm.sh"])
+def test_a_full_disk_is_told_before_anything_is_fetched(script: str, packages: Packages, tmp_path: Path) -> None:
+    venv = tmp_path / "made"
+    done = make(script, sys.executable, venv, env=environment(packages, tmp_path, free=2.04, PIP_INDEX_URL=INDEX))
+    assert done.returncode == 2
+    assert done.stderr == f"not enough room on the disk of {venv}: 2.0 GB are free, about 8.5 GB are needed\n"
+    assert "torch" not in packages.projects
+    assert not (venv / ".ready").exists()

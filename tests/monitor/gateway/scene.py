@@ -111,7 +111,8 @@ class Scene:
         self.rig = Rig(bank, folder / "ledger", rules)
         self.there = there
         self.went: list[Exchange] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="scene-"))  # a socket's path must be short
+        self._home = tempfile.TemporaryDirectory(prefix="scene-")  # a socket's path must be short
+        self.folder = Path(self._home.name)
         self.script = script
         self.seen: list[Exchange] = []
         if there is not None:
@@ -149,6 +150,7 @@ class Scene:
                         if each is not None:
                             each.close()
                     self.rig.ledger.close()
+                    self._home.cleanup()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._answer(reader, writer, self.script, self.seen)
