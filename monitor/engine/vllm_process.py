@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from monitor.errors import BarographError
+from monitor.http.serving import LIFELINE
 from monitor.tap.recorder import Key
 
 START_S = 900  # a large model is read, compiled and captured in this time
@@ -33,7 +34,7 @@ class Reply:
 
 
 class VllmProcess:
-    """`barograph engine vllm` with a configuration file and the arguments of `vllm serve`, the model first."""
+    """`barograph engine vllm` with a configuration file and the arguments of `vllm serve`, the model first. It ends when we are killed."""
 
     def __init__(
         self, config: Path, port: int, log: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None, start_s: float = START_S
@@ -43,11 +44,13 @@ class VllmProcess:
 
     def __enter__(self) -> VllmProcess:
         """Raises BarographError with the last line that vLLM wrote when it does not come up."""
+        read_end, self._lifeline = os.pipe()
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "monitor", "engine", "--config", str(self.config), "vllm", "--", *self.arguments],
-                stdout=log, stderr=log, env=self.environment, start_new_session=True,
+                stdout=log, stderr=log, env=self.environment | {LIFELINE: str(read_end)}, pass_fds=[read_end], start_new_session=True,
             )  # fmt: skip
+        os.close(read_end)
         try:
             self._wait()
         except BaseException:
@@ -73,6 +76,9 @@ class VllmProcess:
         except ProcessLookupError:
             pass
         self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self.start_s

@@ -84,3 +84,24 @@ def test_when_we_are_killed_the_server_is_told(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     eventually(lambda: not any(map(alive, pids)), "all are gone", 10)
+
+
+# As `VllmProcess` in a program that is killed: somebody starts us with a pipe of which only he holds the other end.
+STARTER = """
+import os, subprocess, sys, time
+from monitor.http.serving import LIFELINE
+read_end, write_end = os.pipe()
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], pass_fds=[read_end], env=os.environ | {LIFELINE: str(read_end)})
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["polite", "stubborn"])
+def test_when_the_one_who_started_us_is_killed_nothing_is_left(tmp_path: Path, how: str) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, RUN, SERVER, str(tmp_path), how])
+    eventually((tmp_path / "pids").exists, "the server runs")
+    pids = [int(each) for each in (tmp_path / "pids").read_text().split()]
+    assert all(map(alive, pids))
+    starter.kill()
+    starter.wait()
+    eventually(lambda: not any(map(alive, pids)), "all are gone", 10)
