@@ -67,6 +67,7 @@ def demo(config: Config) -> int:
         legend,
         Text(f"a token is coloured when its highest score is {ROSE:.0f} or more standard deviations above neutral text", style="dim"),
     )
+    console.print(f"[dim]{met(replies)}[/dim]", highlight=False)
     console.print("[dim]These are representations of emotion concepts in the model, not feelings; a quiet probe is no proof of calm.[/dim]")
     console.print(f"\nThe same in a browser, and a chat of your own: {config.sidecar.near.url('/page')}#play", highlight=False)
     return 0
@@ -101,6 +102,12 @@ async def _chat(client: httpx.AsyncClient, model: str, prompt: str) -> Reply:
             )
             reply.verdicts += extension.get("verdicts", [])
     return reply
+
+
+def met(replies: list[Reply]) -> str:
+    """How many chats met a rule. None is no fault: a strong token is coloured, and a rule waits for a rise that lasts."""
+    count = sum(bool(reply.verdicts) for reply in replies)
+    return f"{count} of {len(replies)} chats met a rule; rules ask for a rise that is high and lasts, as `barograph rules check` lists them"
 
 
 def painted(reply: Reply) -> Text:

@@ -218,4 +218,8 @@ def test_the_demo_shows_what_rose(stack: Stack) -> None:
     done = run("demo", "--config", str(stack.config_path))
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^ ?\d+\. ", done.stdout, re.MULTILINE)) >= 10
-    assert "panic mean" in done.stdout.replace("\n", " ")
+    shown = done.stdout.replace("\n", " ")
+    assert "panic mean" in shown
+    replies = re.split(r" {1,2}\d+\. ", shown)[1:]
+    met = sum(bool(re.search(r" (armed|shadow) \w+: \w+ @\d+ ", each)) for each in replies)
+    assert f"{met} of 10 chats met a rule" in shown
