@@ -39,7 +39,7 @@ from probes.canaries import CANARIES
 from probes.cause import Steering as Layers
 from probes.corpus import Corpus
 from probes.reader import Reader
-from probes.statistics import bootstrap
+from probes.statistics import clustered
 from probes.windows import windowed
 from tests.pushes import pushed
 
@@ -170,17 +170,18 @@ def agreement(reader: Reader, bank: Bank, made: Made, dose: float) -> float:
     return float((logits.argmax(-1).numpy() == np.array(made.tokens)).mean())
 
 
-def share(values: list[bool]) -> dict[str, Any]:
-    """With its 95 % bootstrap interval over replies."""
-    array = np.array(values, float)
-    interval95 = [round(each, 3) for each in bootstrap(np.mean, array, draws=DRAWS)]
-    return {"share": round(float(array.mean()), 3), "ci95": interval95, "replies": len(array)}
+def mean(values: NDArray[np.floating], prompts: NDArray[np.intp]) -> tuple[float, list[float]]:
+    """With its 95 % bootstrap interval; replies to one prompt are drawn together."""
+    return round(float(values.mean()), 3), [round(each, 3) for each in clustered(np.mean, prompts, values, draws=DRAWS)]
 
 
 def outcome(reader: Reader, plain: list[Made], steered: list[Made], limit: float) -> dict[str, Any]:
-    """Of the replies that fired early enough to be pushed to the end: who is under the threshold then, scores, perplexities."""
-    under, before, after, cost, own, differed = [], [], [], [], [], 0
-    for was, now in zip(plain, steered, strict=True):
+    """Of the replies that fired early enough to be pushed to the end: who is under the threshold then, scores, perplexities.
+
+    `gain` is the share that is under it less the share that is without a push, in the same replies.
+    """
+    prompts, under, gain, before, after, cost, own, differed = [], [], [], [], [], [], [], 0
+    for i, (was, now) in enumerate(zip(plain, steered, strict=True)):
         first = was.fired + 1
         end = first + PUSH
         if was.fired < 0 or end > TOKENS:
@@ -189,16 +190,22 @@ def outcome(reader: Reader, plain: list[Made], steered: list[Made], limit: float
         if now.tokens[:first] != was.tokens[:first]:  # rounding in another batch chose another token before
             differed += 1
             continue
-        under.append(bool(now.average()[end - 1] < limit))
+        prompts.append(i // SEEDS)
+        under.append(float(now.average()[end - 1] < limit))
+        gain.append(under[-1] - float(was.average()[end - 1] < limit))
         before.append(was.average()[was.fired])
         after.append(now.average()[end - 1])
         cost.append(losses(reader, now, first, end).mean())
         own.append(losses(reader, was, first, end).mean())
-    differences = np.array(cost) - np.array(own)
+    groups = np.array(prompts)
+    share, share95 = mean(np.array(under), groups)
+    gained, gained95 = mean(np.array(gain), groups)
+    harder, harder95 = mean(np.array(cost) - np.array(own), groups)
     return {
-        "under_threshold": share(under), "left_out": differed, "average_before": round(float(np.mean(before)), 3), "average_after": round(float(np.mean(after)), 3),
-        "perplexity": round(float(np.exp(np.mean(cost))), 2), "perplexity_ratio": round(float(np.exp(differences.mean())), 3),
-        "perplexity_ratio_ci95": [round(float(np.exp(each)), 3) for each in bootstrap(np.mean, differences, draws=DRAWS)],
+        "replies": len(under), "left_out": differed, "prompts": len(set(prompts)), "under_threshold": share, "under_threshold_ci95": share95,
+        "gain": gained, "gain_ci95": gained95, "average_before": round(float(np.mean(before)), 3), "average_after": round(float(np.mean(after)), 3),
+        "perplexity": round(float(np.exp(np.mean(cost))), 2), "perplexity_ratio": round(float(np.exp(harder)), 3),
+        "perplexity_ratio_ci95": [round(float(np.exp(each)), 3) for each in harder95],
     }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def _cause(card: ProbeCard) -> str:
 ROWS = {
     "method, layer": lambda card: f"{card.method}, {card.layer}",
     "AUROC on unseen topics, against texts of the same topics and forms (TF-IDF)": lambda card: _area(card, "held-out topics"),
-    "the same against the 166 other emotions": lambda card: _area(card, "the other emotions"),
+    "the same against all other emotions that are not near it": lambda card: _area(card, "the other emotions"),
     "found above what 1 % of one half of all other test texts exceed": lambda card: _of(card, "held-out topics", "tpr_at_1"),
     "found by the default rule": lambda card: _of(card, "held-out topics", "tpr"),
     "false alarms of the default rule there": lambda card: _of(card, "held-out topics", "fpr"),

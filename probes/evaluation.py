@@ -123,7 +123,7 @@ class Evaluation:
         return {key: round(auroc(each[shows], each[not_]), 4) for key, each in values.items()}
 
     def _topics(self, name: str) -> list[Figure]:
-        """Against texts on the same topics, of the same forms and lengths; against the 166 other emotions, which are shorter; and against the user's words."""
+        """Against texts on the same topics, of the same forms and lengths; against the other emotions that are not near it, which are shorter; and against the user's words."""
         material, truth = self.material, self.material.truth(name)
         scores, met, test = self.score(name, material.states), self._met[:, self.deep.index(name)], material.rows("test", "own")
         shows, alike = test & (truth == 1), test & (truth == 0) & (material.form != "emotion")
