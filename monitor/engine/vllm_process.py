@@ -44,7 +44,8 @@ class VllmProcess:
 
     def __enter__(self) -> VllmProcess:
         """Raises BarographError with the last line that vLLM wrote when it does not come up."""
-        read_end, self._lifeline = os.pipe()
+        read_end, write_end = os.pipe()
+        self._lifeline = os.fdopen(write_end, "wb")
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "monitor", "engine", "--config", str(self.config), "vllm", "--", *self.arguments],
@@ -76,9 +77,7 @@ class VllmProcess:
         except ProcessLookupError:
             pass
         self._process.wait()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+        self._lifeline.close()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self.start_s

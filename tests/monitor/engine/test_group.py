@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,19 +87,23 @@ def test_when_we_are_killed_the_server_is_told(tmp_path: Path) -> None:
     eventually(lambda: not any(map(alive, pids)), "all are gone", 10)
 
 
-# As `VllmProcess` in a program that is killed: somebody starts us with a pipe of which only he holds the other end.
+# A program that starts vLLM, as `verify-tap` does, and waits for it.
 STARTER = """
-import os, subprocess, sys, time
-from monitor.http.serving import LIFELINE
-read_end, write_end = os.pipe()
-subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], pass_fds=[read_end], env=os.environ | {LIFELINE: str(read_end)})
-time.sleep(600)
+import sys
+from pathlib import Path
+from monitor.engine.vllm_process import VllmProcess
+folder = Path(sys.argv[1])
+sys.executable = str(folder / "python")
+VllmProcess(folder / "barograph.yaml", 1, folder / "log", []).__enter__()
 """
 
 
 @pytest.mark.parametrize("how", ["polite", "stubborn"])
 def test_when_the_one_who_started_us_is_killed_nothing_is_left(tmp_path: Path, how: str) -> None:
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, RUN, SERVER, str(tmp_path), how])
+    # In the place of `barograph engine vllm`: the group it makes, with our server.
+    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, '-c', RUN, SERVER, str(tmp_path), how])}\n")
+    (tmp_path / "python").chmod(0o755)
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)])
     eventually((tmp_path / "pids").exists, "the server runs")
     pids = [int(each) for each in (tmp_path / "pids").read_text().split()]
     assert all(map(alive, pids))
