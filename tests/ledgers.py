@@ -70,4 +70,4 @@ def witness(folder: Path, port: int, *logs: str) -> Iterator[str]:
         yield process.stdout.readline().strip()
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)

@@ -29,7 +29,7 @@ class Load:
 
     def __enter__(self) -> Load:
         self._thread.start()
-        eventually(self._judged, "tokens are judged", 60)
+        eventually(self._judged, "tokens are judged")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

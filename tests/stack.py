@@ -23,6 +23,7 @@ from tests import ledgers
 
 MODEL = "SmolLM2-135M-Instruct"
 ADMIN_TOKEN = "for-tests"
+PATIENCE_S = 60.0  # what a busy machine may need for what takes a quiet one moments
 
 
 def free_port() -> int:
@@ -32,7 +33,7 @@ def free_port() -> int:
         return port
 
 
-def eventually(check: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def eventually(check: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
     """Wait until `check` gives something true, and return it."""
     deadline = time.monotonic() + seconds
     while True:
@@ -116,14 +117,14 @@ class Stack:
     def stop(self, name: str, number: int = signal.SIGTERM) -> int:
         process = self.processes.pop(name)
         process.send_signal(number)
-        return process.wait(timeout=20)
+        return process.wait(timeout=PATIENCE_S)
 
     def close(self) -> None:
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
             try:
-                process.wait(timeout=15)
+                process.wait(timeout=PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

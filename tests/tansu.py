@@ -63,7 +63,7 @@ def running(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             except KafkaError:
                 return False
 
-        eventually(up, "the broker answers", 60)
+        eventually(up, "the broker answers")
         yield process
     finally:
         process.terminate()

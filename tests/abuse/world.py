@@ -204,7 +204,7 @@ class World:
 
     def _settle(self) -> None:
         """The sidecar ends well; the ledger proves itself; what clients were told is in it; what is in it reached the broker."""
-        eventually(lambda: self.stack.metric("barograph_kafka_waiting") == 0, "the broker has everything", 60)
+        eventually(lambda: self.stack.metric("barograph_kafka_waiting") == 0, "the broker has everything")
         process = self.stack.processes.pop("sidecar")
         process.send_signal(signal.SIGTERM)
         if (code := process.wait(timeout=30)) != 0:

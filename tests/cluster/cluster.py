@@ -104,7 +104,7 @@ class Cluster:
         for file in sorted((self._binaries / "crds").iterdir()):
             self.create(yaml.safe_load(file.read_text()))
         for kind in ("ServiceMonitor", "PrometheusRule"):
-            eventually(lambda kind=kind: self._get(f"{self.url}{self._path(kind, 'default')}"), f"{kind} is served", 60)
+            eventually(lambda kind=kind: self._get(f"{self.url}{self._path(kind, 'default')}"), f"{kind} is served")
 
     def _run(self, name: str, ready: Callable[[], bool], arguments: list[str]) -> None:
         self._programs.append(Program(self._folder, [self._binaries / name, *arguments], ready))

@@ -115,7 +115,7 @@ def test_the_sidecar_comes_into_their_pods(cluster: Cluster, namespace: str, the
         assert after["spec"]["replicas"] == 2
 
     assert attach(cluster, namespace, name)["metadata"]["generation"] == after["metadata"]["generation"], "a second time changes nothing"
-    eventually(lambda: pods(cluster, namespace), "a pod with both in it, which Pod Security lets through and the Services find", 60)
+    eventually(lambda: pods(cluster, namespace), "a pod with both in it, which Pod Security lets through and the Services find")
     assert trouble(cluster, namespace) == []
 
 

@@ -45,7 +45,7 @@ def test_a_release_is_installed_changed_taken_back_and_removed(cluster: Cluster,
         if manifest["kind"] != "Pod":
             cluster.get(manifest["kind"], manifest["metadata"]["name"], namespace)
     if kinds & set(WORKLOADS):
-        eventually(lambda: pods(cluster, namespace), "the controllers make a pod, which Pod Security lets through", 60)
+        eventually(lambda: pods(cluster, namespace), "the controllers make a pod, which Pod Security lets through")
         spec = pods(cluster, namespace)[0]["spec"]
         assert spec["initContainers"][0]["restartPolicy"] == "Always"
         assert not [each for each in spec["volumes"] if "projected" in each], "no token is mounted"
@@ -64,7 +64,7 @@ def test_a_release_is_installed_changed_taken_back_and_removed(cluster: Cluster,
     cluster.helm("uninstall", NAME, "-n", namespace)
     left = {kind for kind in kinds - {"PersistentVolumeClaim", "Pod"} if [each for each in cluster.find(kind, namespace) if mine(each)]}
     assert left == set()
-    eventually(lambda: not pods(cluster, namespace), "the pods go with what made them", 60)
+    eventually(lambda: not pods(cluster, namespace), "the pods go with what made them")
     if "PersistentVolumeClaim" in kinds:
         assert cluster.get("PersistentVolumeClaim", f"{NAME}-ledger", namespace), "a ledger is evidence"
         cluster.helm("install", NAME, HOME, "-n", namespace, values=values)
@@ -78,7 +78,7 @@ def mine(manifest: dict[str, Any]) -> bool:
 
 def test_each_pod_of_many_has_a_ledger_of_its_own(cluster: Cluster, namespace: str) -> None:
     cluster.helm("install", NAME, HOME, "-n", namespace, values=merged(FULL, {"autoscaling": {"enabled": False}}))
-    eventually(lambda: len(pods(cluster, namespace)) == 3, "three pods at once", 60)
+    eventually(lambda: len(pods(cluster, namespace)) == 3, "three pods at once")
     claims = {
         volume["persistentVolumeClaim"]["claimName"]
         for pod in pods(cluster, namespace)

@@ -42,7 +42,7 @@ def test_the_stop_button(tmp_path: Path) -> None:
         for thread in asking:
             thread.start()
         running = lambda: httpx.get(stack.engine("/health")).json()["running"]  # noqa: E731
-        eventually(lambda: running() == 4, "four run", 60)
+        eventually(lambda: running() == 4, "four run")
         assert "needs a reason" in barograph(stack, "stop", "--all", "--reason", " ", code=2)
         assert running() == 4
         assert barograph(stack, "stop", "--all", "--reason", "a drill").startswith("stopped: 4 running generations were ended\n")
@@ -62,7 +62,7 @@ def test_the_stop_button(tmp_path: Path) -> None:
         assert stack.chat().status_code == 503
         assert "stop all: by admin: a drill" in barograph(stack, "orders")
         assert barograph(stack, "resume", "--all", "--reason", "over") == "resumed; it was stopped by admin: a drill\n"
-        eventually(lambda: stack.chat(max_tokens=2).status_code == 200, "all is well again", 60)
+        eventually(lambda: stack.chat(max_tokens=2).status_code == 200, "all is well again")
         assert "nothing to resume" in barograph(stack, "resume", "--all", "--reason", "again", code=2)
         said = [(each["verb"], each["outcome"], each["issuer"], each["reason"]) for each in stack.ledger("command")]
         assert said[1:] == [

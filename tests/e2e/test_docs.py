@@ -75,7 +75,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     with Stack(folder, settings, RULES, engine=False) as stack:
         stack.ledger_path = folder / "barograph-ledger"
         with Load(stack, 4):
-            eventually(lambda: len(stack.ledger("verdict")) > 20, "there are verdicts", 60)
+            eventually(lambda: len(stack.ledger("verdict")) > 20, "there are verdicts")
             shutil.copy(folder / "barograph-ledger" / "checkpoint", folder / "kept.checkpoint")
             yield Reader(folder, stack, stack.ledger("verdict")[0]["seq"])
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from monitor import wire
-from tests.stack import MODEL, Stack, eventually
+from tests.stack import MODEL, PATIENCE_S, Stack, eventually
 
 HALT = "rules:\n- {rule: stop, desc: d, accept_unproven: [panic], when: panic.max(6) > -99, do: {halt: {message: Stopped.}}, mode: %s}\n"
 
@@ -171,5 +171,5 @@ class UntappedEngine:
 
     def __exit__(self, *error: object) -> None:
         self.process.terminate()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=PATIENCE_S)
         self.folder.cleanup()

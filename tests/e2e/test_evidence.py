@@ -109,7 +109,7 @@ def test_a_marked_prompt_is_nowhere_and_erased_content_is_gone(stack: Stack) -> 
     assert "erased or has expired" in audit(stack, "content", request, "--reason", "r", code=2)
     events = [each["event"] for each in stack.ledger("custody") if each["seq"] > before]
     assert [event for event in events if event != "archived"] == ["held", "released", "erasing", "erased", "viewed"]
-    eventually(lambda: stack.metric("barograph_ledger_sealed") == len(stack.ledger()), "all is sealed", 60)
+    eventually(lambda: stack.metric("barograph_ledger_sealed") == len(stack.ledger()), "all is sealed")
     vkey = audit(stack, "key").strip()
     assert "nothing is wrong" in barograph("audit", "verify", stack.ledger_path, "--key", vkey)
 
@@ -146,7 +146,7 @@ def test_a_quiet_ledger_is_not_copied_for_the_record_of_its_copy(stack: Stack) -
         time.sleep(3)  # three intervals
         return bool(records[-1].get("event") == "archived") and len(stack.ledger()) == len(records)
 
-    eventually(still, "all is copied, and nothing comes after it", 60)
+    eventually(still, "all is copied, and nothing comes after it")
 
 
 def test_an_incident_is_packed_and_freezes(stack: Stack) -> None:

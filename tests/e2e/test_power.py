@@ -22,7 +22,7 @@ from monitor.audit import verifier
 from monitor.audit.ledger import Ledger
 from monitor.errors import BarographError
 from tests.ledgers import KEY, SIGNER, records
-from tests.stack import eventually
+from tests.stack import PATIENCE_S, eventually
 
 TOOLS = ("qemu-storage-daemon", "mkfs.ext4", "losetup", "mount", "umount")
 SECTOR, SIZE = 512, 12 << 20
@@ -89,11 +89,11 @@ def logged(disk: Path, log: Path, at: Path) -> Iterator[None]:
     ]  # fmt: skip
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
-        eventually(lambda: at.stat().st_size == SIZE, "the disk is there", 30)
+        eventually(lambda: at.stat().st_size == SIZE, "the disk is there")
         yield
     finally:
         daemon.terminate()
-        daemon.wait(timeout=20)
+        daemon.wait(timeout=PATIENCE_S)
 
 
 def entries(log: bytes) -> Iterator[tuple[int, int, int, bytes]]:

@@ -20,7 +20,7 @@ import yaml
 from deploy import dashboards
 from monitor.pipeline.rulefiles import packs
 from tests.load import Load
-from tests.stack import ADMIN_TOKEN, Stack, eventually, free_port
+from tests.stack import ADMIN_TOKEN, PATIENCE_S, Stack, eventually, free_port
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("prometheus", "promtool", "prometheus-alertmanager"))),
@@ -106,7 +106,7 @@ def running(command: list[str], log: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def test_a_server_that_asks_gets_native_histograms(tmp_path: Path) -> None:
         eventually(
             lambda: asks(classic, "count_over_time(barograph_tokens_judged_total[1m]) > 15"), "both have scraped for long enough", 90
         )
-        eventually(lambda: asks(native, "histogram_count(sum(rate(barograph_score[30s]))) > 0"), "there are native histograms", 30)
+        eventually(lambda: asks(native, "histogram_count(sum(rate(barograph_score[30s]))) > 0"), "there are native histograms")
         assert not asks(native, "barograph_score_bucket")  # it keeps one form
         assert asks(native, "barograph_gateway_hold_seconds_bucket")  # which has no native form
         for query in ("0.5", "0.9", "0.99"):
@@ -213,7 +213,7 @@ def test_an_alert_on_the_monitor_itself_reaches_whoever_is_on_call(tmp_path: Pat
         webhook() as (url, came),
         watched(tmp_path, stack.ports["admin"], rules, {"url": url}) as prometheus,
     ):
-        eventually(lambda: asks(prometheus, 'barograph_failure_decisions_total{condition="no_tap"} == 0'), "the series is there at 0", 60)
+        eventually(lambda: asks(prometheus, 'barograph_failure_decisions_total{condition="no_tap"} == 0'), "the series is there at 0")
         for _ in range(15):
             assert stack.chat().status_code == 503
         (alert,) = eventually(lambda: [each for each in came if each["labels"]["alertname"] == "BarographFailedClosed"][:1], "it came", 90)
@@ -228,7 +228,7 @@ def test_an_alert_comes_back_and_arms_a_rule(tmp_path: Path) -> None:
         receiver["url"] = stack.admin("/alertmanager")
         with watched(tmp_path, stack.ports["admin"], tmp_path / "exported.yaml", receiver) as prometheus:
             seen = 'barograph_verdicts_total{rule="each",mode="armed",tenant=""}'
-            eventually(lambda: asks(prometheus, seen), "Prometheus has seen the rule's series at 0", 60)
+            eventually(lambda: asks(prometheus, seen), "Prometheus has seen the rule's series at 0")
             for _ in range(3):
                 assert stack.chat(max_tokens=8).json()["choices"][0]["finish_reason"] == "length"
             mode = "BarographItSpreads fired and came back"

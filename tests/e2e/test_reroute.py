@@ -48,7 +48,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, second: Stack) -> Iterator[S
             found = httpx.get(running.admin("/orders")).json()["targets"]
             return bool(found["safe"]["judged"] == "there" and found["bare"]["continues"] and found["safe"]["continues"])
 
-        eventually(known, "the targets were looked at", 60)
+        eventually(known, "the targets were looked at")
         yield running
 
 

@@ -79,10 +79,10 @@ def test_a_renewed_certificate_is_served_without_a_restart(stack: Stack, authori
     before = shown()
     assert '"status":503' in chat()  # it reached the gateway, which has no tap
     authority.issue("sidecar", days=30)
-    eventually(lambda: shown() != before, "the renewed certificate is served", 30)
+    eventually(lambda: shown() != before, "the renewed certificate is served")
     near = Config.load(stack.config_path).sidecar.near
     assert httpx.get(near.url("/live"), verify=near.trust).status_code == 200
-    eventually(lambda: '"status":503' in chat(), "the page's chat goes on", 30)
+    eventually(lambda: '"status":503' in chat(), "the page's chat goes on")
     (authority.folder / "sidecar.pem").write_text("torn")
     headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
@@ -90,9 +90,9 @@ def test_a_renewed_certificate_is_served_without_a_restart(stack: Stack, authori
         url = f"https://127.0.0.1:{stack.ports['admin']}/health"
         return " ".join(httpx.get(url, headers=headers, verify=trusting(authority)).json()["reasons"])
 
-    eventually(lambda: "tls: certificate not read anew" in reasons(), "health says that it could not be read", 30)
+    eventually(lambda: "tls: certificate not read anew" in reasons(), "health says that it could not be read")
     authority.issue("sidecar")
-    eventually(lambda: "tls" not in reasons(), "health is well again", 30)
+    eventually(lambda: "tls" not in reasons(), "health is well again")
 
 
 def test_a_handshake_that_never_ends_takes_no_room_from_others(stack: Stack) -> None:

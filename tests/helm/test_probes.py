@@ -53,7 +53,7 @@ def ask(probe: dict[str, Any], port: int, host: str) -> int:
 def test_the_sidecar_answers_the_probes_that_the_chart_asks(tmp_path: Path) -> None:
     with sidecar(tmp_path, {}) as (container, port):
         here = f"127.0.0.1:{port}"
-        eventually(lambda: ask(container["startupProbe"], port, here) == 200, "the sidecar lives", 60)
+        eventually(lambda: ask(container["startupProbe"], port, here) == 200, "the sidecar lives")
         assert ask(container["livenessProbe"], port, here) == 200
         assert ask(container["readinessProbe"], port, here) == 503, "no engine serves, and no tap is there"
         for service in ("barograph-admin", "barograph-admin.models", "barograph-admin.models.svc"):
@@ -71,7 +71,7 @@ def test_with_a_certificate_the_probes_and_the_engines_hook_still_ask(tmp_path: 
     (secret / "tls.crt").write_bytes(certificate.read_bytes())
     (secret / "tls.key").write_bytes(key.read_bytes())
     with sidecar(tmp_path, {"tls": {"admin": {"secret": "admin"}}}) as (container, port):
-        eventually(lambda: ask(container["startupProbe"], port, f"127.0.0.1:{port}") == 200, "the sidecar lives", 60)
+        eventually(lambda: ask(container["startupProbe"], port, f"127.0.0.1:{port}") == 200, "the sidecar lives")
         assert ask(container["readinessProbe"], port, f"127.0.0.1:{port}") == 503
         (secret / "tls.key").unlink()
         assert idle(tmp_path, port) == 0

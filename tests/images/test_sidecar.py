@@ -63,7 +63,7 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture
 def sidecar(image: Archive, root: Path, tmp_path: Path, place: Place) -> Iterator[Container]:
     with Container(image, root, tmp_path / "sidecar", ["sidecar"], place.mounts, {"BAROGRAPH_ADMIN_TOKEN": TOKEN}) as running:
-        eventually(lambda: running.alive() and place.get("admin", "/live").status_code == 200, "the sidecar answers", 60)
+        eventually(lambda: running.alive() and place.get("admin", "/live").status_code == 200, "the sidecar answers")
         yield running
 
 
@@ -170,7 +170,7 @@ def test_a_reply_is_judged_recorded_and_sealed(image: Archive, root: Path, tmp_p
             answer = httpx.post(url, json=body, timeout=20)
             return answer if answer.status_code == 200 else None
 
-        answer = eventually(judged, "a reply comes through", 60)
+        answer = eventually(judged, "a reply comes through")
         assert answer.headers["x-barograph"].startswith("judged")
         assert answer.json()["usage"]["completion_tokens"] == 20
         eventually(lambda: "barograph_tokens_judged_total 20.0" in place.get("admin", "/metrics").text, "its tokens are counted")

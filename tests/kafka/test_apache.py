@@ -69,7 +69,7 @@ def test_a_wrong_authority_loses_nothing_and_is_mended_in_place(publication: Pub
     trusted = Authority(tmp_path, "stranger").file
     publication.start(topic="barograph.authority", ca_file=trusted)
     publication.verdict(0)
-    eventually(lambda: publication.sample("errors_total") >= 1, "the publisher noticed", 60)
+    eventually(lambda: publication.sample("errors_total") >= 1, "the publisher noticed")
     eventually(lambda: "certificate verify failed" in publication.publisher.trouble.now, "the reason is said", 90)
     shutil.copy(publication.broker.authority.file, trusted)
     publication.all_sent()
@@ -80,7 +80,7 @@ def test_a_broker_under_a_name_that_it_cannot_prove_gets_nothing(publication: Pu
     publication.broker.create("barograph.name")
     publication.start(topic="barograph.name", bootstrap=publication.broker.secure.replace("127.0.0.1", "localhost"))
     publication.verdict(0)
-    eventually(lambda: publication.sample("errors_total") >= 2, "the publisher noticed", 60)
+    eventually(lambda: publication.sample("errors_total") >= 2, "the publisher noticed")
     eventually(lambda: "not valid for 'localhost'" in publication.publisher.trouble.now, "the reason is said", 90)
     lines = [record for record in caplog.records if record.name == "barograph.kafka" and "nothing is lost" in record.getMessage()]
     assert len(lines) == 1

@@ -42,7 +42,7 @@ def test_scores_of_every_token_arrive_in_order_over_tls(publication: Publication
         for position in range(200):
             new = tuple(began(slot, f"s{slot}#0") for slot in range(5)) if position == 0 else ()
             feed.follow(frame([(slot, position) for slot in range(5)], new))
-        eventually(lambda: publication.sample("scores_total") == 1000, "the broker has all", 60)
+        eventually(lambda: publication.sample("scores_total") == 1000, "the broker has all")
     finally:
         feed.close(20)
     found: dict[str, list[int]] = {}
@@ -59,7 +59,7 @@ def test_scores_that_may_not_be_written_are_counted_and_named(publication: Publi
     feed.start()
     try:
         feed.follow(frame([(0, 0), (0, 1)], (began(0, "a#0"),)))
-        eventually(lambda: publication.sample("scores_dropped_total") == 2, "they are counted", 60)
+        eventually(lambda: publication.sample("scores_dropped_total") == 2, "they are counted")
         assert "TopicAuthorizationFailed" in feed.trouble.now
     finally:
         feed.close(20)

@@ -24,11 +24,11 @@ def test_a_collector_takes_metrics_and_lines_also_when_it_comes_late(bank: Bank,
     config = OtelConfig(endpoint=collector.endpoint, metrics=True, metrics_every_s=0.2, logs=True, timeout_s=1)
     telemetry = Telemetry(config, metrics)
     try:
-        eventually(lambda: metrics.troubles["otel_metrics"](), "it is named", 60)
+        eventually(lambda: metrics.troubles["otel_metrics"](), "it is named")
         collector.start()
-        eventually(lambda: not metrics.troubles["otel_metrics"](), "it is well again", 60)
+        eventually(lambda: not metrics.troubles["otel_metrics"](), "it is well again")
         logging.getLogger("barograph.x").warning("a line")
-        eventually(lambda: came.lines and came.metrics, "both have come through", 60)
+        eventually(lambda: came.lines and came.metrics, "both have come through")
     finally:
         telemetry.close()
     found = {metric.name: metric for metric in came.metrics}

@@ -41,8 +41,11 @@ def runtime() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def environment(runtime: Path) -> dict[str, str]:
-    """Of every vLLM here: no hub, little memory, and a compile cache that nobody else writes."""
-    return {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(runtime / "cache")}
+    """Of every vLLM here: no hub, little memory, a compile cache that nobody else writes, and its sockets where they go with the tests."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(runtime / "cache"),
+        "VLLM_RPC_BASE_PATH": str(runtime),
+    }  # fmt: skip
 
 
 def configured(

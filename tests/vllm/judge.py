@@ -38,7 +38,7 @@ class Judge:
             self._before = (recorder.unknown, recorder.dropped)
             replies = ask(f"-{attempt}" if attempt else "")
             with contextlib.suppress(AssertionError):
-                eventually(lambda: not _missing(recorder, replies), "all streams have ended", 60)  # noqa: B023
+                eventually(lambda: not _missing(recorder, replies), "all streams have ended")  # noqa: B023
             if (recorder.unknown, recorder.dropped) == self._before:
                 break
         return replies

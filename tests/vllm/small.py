@@ -138,7 +138,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
             for output in found
             for choice in output.outputs
         ]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while sum(map(len, list(recorder.scores.values()))) < sum(len(tokens) for *_, tokens in produced) and time.monotonic() < deadline:
             time.sleep(0.01)
     finally:

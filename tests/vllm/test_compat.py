@@ -59,7 +59,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, server: VllmProcess, runtime
     }  # fmt: skip
     with Stack(tmp_path_factory.mktemp("stack"), settings, RULES, engine=False) as running:
         # The tap has no token yet to prove itself with: the gateway's trial gives it some.
-        eventually(lambda: httpx.get(running.admin("/health")).status_code == 200, "the tap has proved itself", 60)
+        eventually(lambda: httpx.get(running.admin("/health")).status_code == 200, "the tap has proved itself")
         yield running
 
 
@@ -127,7 +127,7 @@ def test_prompts_with_several_choices_are_all_judged(stack: Stack) -> None:
 
 def test_a_reply_is_cut_off_and_asked_for_again_at_vllm(stack: Stack) -> None:
     """Nothing has left of a reply that does not stream, so the target says all of it; a second verdict of the same rule there halts."""
-    eventually(lambda: httpx.get(stack.admin("/orders")).json()["targets"]["again"]["continues"], "the target was looked at", 60)
+    eventually(lambda: httpx.get(stack.admin("/orders")).json()["targets"]["again"]["continues"], "the target was looked at")
     target = httpx.get(stack.admin("/orders")).json()["targets"]["again"]
     assert target == {"state": "ok", "judged": "here", "continues": True}
     body = {"model": MODEL, "messages": USER, "max_tokens": 24, "temperature": 0}

@@ -20,8 +20,10 @@ def test_each_data_parallel_engine_is_a_source(tmp_path: Path, runtime: Path, en
     environment = {**environment, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     try:
         with configured(tmp_path, recorder.path, environment, "--data-parallel-size", "2", "--enforce-eager") as server:
-            replies = asyncio.run(server.chats(prompts(20, 30, seed=5), 16, lambda i: f"p{i}"))
+            judge = Judge()
+            texts = prompts(20, 30, seed=5)
+            replies = judge.heard(recorder, lambda suffix: asyncio.run(server.chats(texts, 16, lambda i: f"p{i}{suffix}")))
             assert len({hello.source for hello in recorder.hellos}) == 2
-            assert Judge().worst(recorder, replies) < 1e-3
+            assert judge.worst(recorder, replies) < 1e-3
     finally:
         recorder.close()

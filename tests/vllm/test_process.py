@@ -63,7 +63,7 @@ def test_nothing_of_vllm_outlives_a_kill(tmp_path: Path, runtime: Path, environm
         assert len(members) > 1, "vLLM's engine core is a process of its own"
         os.kill(server if killed == "server" else parent.pid, signal.SIGKILL)
         assert parent.wait(timeout=30) == (137 if killed == "server" else -9)
-        eventually(lambda: not any(map(alive, members)), "all are gone", 30)
+        eventually(lambda: not any(map(alive, members)), "all are gone")
     finally:
         if parent.poll() is None:
             parent.terminate()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.vllm.conftest import configured, prompts
 pytestmark = pytest.mark.timeout(1200)
 STREAMS = 24
 TOKENS = 48
+ATTEMPTS = 5
 PUSHED = {i: (1000 + i, -0.02 - 0.008 * i, 10 + i) for i in range(10)}  # number, dose, tokens: each its own
 STEER = {"probes": ["hostility"], "max_dose": 0.1, "max_tokens": 64}
 
@@ -46,13 +48,32 @@ def ask(server: VllmProcess, turn: str) -> dict[Key, Reply]:
     return asyncio.run(server.chats(prompts(STREAMS, 60, seed=4), TOKENS, lambda i: f"{turn}{i}"))
 
 
+def in_time(server: VllmProcess, recorder: Recorder, pushes: set[int], prepare: Callable[[str], None]) -> tuple[str, dict[Key, Reply]]:
+    """What was asked after `prepare(turn)` had said which replies to push, and that turn: the first in which all pushes came in time.
+
+    A machine that starves the recorder for seconds makes a push come when its reply is over, and the tap drop frames.
+    """
+    for attempt in range(ATTEMPTS):
+        turn, dropped = f"{min(pushes)}-{attempt}-", recorder.dropped
+        recorder.steered.clear()
+        prepare(turn)
+        replies = ask(server, turn)
+        eventually(lambda: replies.keys() <= recorder.ends.keys(), "all streams have ended")  # noqa: B023
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: pushes <= {each.push for each in recorder.steered}, "all are answered", 10)
+            if recorder.dropped == dropped and not [each for each in recorder.steered if each.why == "the stream is over"]:
+                return turn, replies
+    raise AssertionError(f"of {ATTEMPTS} turns none had all its pushes in time: {recorder.steered}")
+
+
 def test_ten_of_many_are_pushed_each_by_its_own_dose(server: VllmProcess, recorder: Recorder) -> None:
+    def prepare(turn: str) -> None:
+        for i, (number, dose, tokens) in PUSHED.items():
+            recorder.steer((f"{turn}{i}", 0), 4, number, "hostility", dose, tokens)
+
     plain = ask(server, "p")
     assert recorder.hellos[-1].steers == ["hostility"]
-    for i, (number, dose, tokens) in PUSHED.items():
-        recorder.steer((f"s{i}", 0), 4, number, "hostility", dose, tokens)
-    steered = ask(server, "s")
-    eventually(lambda: len(recorder.ends) >= 2 * STREAMS, "all streams have ended", 60)
+    turn, steered = in_time(server, recorder, {number for number, _, _ in PUSHED.values()}, prepare)
     assert not recorder.failed
     assert not [each for each in recorder.steered if each.why]
     began = {each.push: each.first for each in recorder.steered if not each.tokens}
@@ -61,7 +82,8 @@ def test_ten_of_many_are_pushed_each_by_its_own_dose(server: VllmProcess, record
     reader = Reader(models.resolve("smollm2"), "smollm2", device="cpu", dtype="float32")
     bank = Config().load_bank()
     for i in range(STREAMS):
-        reply, key = steered[f"s{i}", 0], (f"s{i}", 0)
+        key = (f"{turn}{i}", 0)
+        reply = steered[key]
         assert recorder.positions(key) == list(range(TOKENS))
         if i not in PUSHED:
             assert reply.tokens == plain[f"p{i}", 0].tokens, "a neighbour noticed"
@@ -78,13 +100,15 @@ def test_ten_of_many_are_pushed_each_by_its_own_dose(server: VllmProcess, record
 
 
 def test_what_is_out_of_bounds_is_refused_and_costs_nothing(server: VllmProcess, recorder: Recorder) -> None:
-    recorder.steer(("w0", 0), 4, 1, "hostility", -0.2, 8)
-    recorder.steer(("w0", 0), 4, 2, "panic", -0.1, 8)
-    recorder.say(("w0", 0), 4, lambda _: b"\xc1nonsense")
-    recorder.say(("w0", 0), 4, lambda _: wire.encode(wire.Check(True, 1, 0.0)))
-    replies = ask(server, "w")
-    eventually(lambda: {1, 2} <= {each.push for each in recorder.steered}, "both are answered", 30)
-    said = {each.push: each.why for each in recorder.steered if each.push in (1, 2)}
+    def prepare(turn: str) -> None:
+        key = (f"{turn}0", 0)
+        recorder.steer(key, 4, 1, "hostility", -0.2, 8)
+        recorder.steer(key, 4, 2, "panic", -0.1, 8)
+        recorder.say(key, 4, lambda _: b"\xc1nonsense")
+        recorder.say(key, 4, lambda _: wire.encode(wire.Check(True, 1, 0.0)))
+
+    _, replies = in_time(server, recorder, {1, 2}, prepare)
+    said = {each.push: each.why for each in recorder.steered}
     assert said == {1: "dose -0.2; expected one up to 0.1 either way", 2: "probe 'panic' is not among tap.steer.probes"}
     assert len(replies) == STREAMS
     assert not recorder.failed

@@ -23,6 +23,7 @@ from monitor.config import CommandsConfig, KafkaConfig
 from monitor.pipeline.rulebook import Rulebook
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Stage, chunk, error, events, scored, text
 from tests.rules.naive import probe_facts
+from tests.stack import PATIENCE_S
 
 RULES = "rules:\n- {rule: up, desc: d, when: panic.last > 3, do: alert, mode: armed}\n"
 
@@ -129,7 +130,7 @@ def test_a_halt_reaches_a_reply_that_is_throttled_to_a_crawl(stage: Stage) -> No
         await asyncio.sleep(0.3)
         (stream,) = scene.rig.pipeline.streams.by_slot.values()
         await boss.carry_out(command("halt", stream=stream.name), "ann", "api")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert events(await task)[-1]["choices"][0]["finish_reason"] == "content_filter"
 
     stage.play(script, act, rules=rules)

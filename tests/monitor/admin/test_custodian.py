@@ -29,6 +29,7 @@ from probes.drift import Drift
 from rules.document import DocumentError
 from tests import weed
 from tests.ledgers import ledger, records
+from tests.stack import PATIENCE_S
 
 ROLES = ("viewer", "auditor", "operator", "admin")
 ACTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -100,7 +101,7 @@ def test_an_archive_that_fails_is_said_once_and_counted(bank: Bank, tmp_path: Pa
 
     async def run() -> None:
         task = asyncio.create_task(keep(config, custody_of(config, kept), metrics))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while not metrics.archive_failed._value.get():
                 await asyncio.sleep(0.02)
         await asyncio.sleep(1.5)  # it tries again, and says nothing new

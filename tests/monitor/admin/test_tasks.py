@@ -13,6 +13,7 @@ from monitor.admin.tasks import Tasks
 from monitor.sinks.prometheus import Metrics
 from probes.bank import Bank
 from probes.drift import Drift
+from tests.stack import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,7 @@ async def test_a_task_that_dies_is_said_counted_and_started_again(
 
     assert tasks.failed == ""
     tasks.keep("worker", work)
-    await asyncio.wait_for(alive.wait(), 20)
+    await asyncio.wait_for(alive.wait(), PATIENCE_S)
     assert tasks.failed == ("worker: ValueError: no good" if end == "raise" else "worker: it ended")
     assert registry.get_sample_value("barograph_task_failures_total", {"task": "worker"}) == 2
     assert end == "return" or "the task 'worker' died" in caplog.text

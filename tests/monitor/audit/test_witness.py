@@ -21,7 +21,7 @@ from monitor.audit.tiles import Edge
 from monitor.audit.witness import Witness
 from monitor.audit.witnesses import Witnesses
 from tests.ledgers import SIGNER, ledger, witness
-from tests.stack import eventually, free_port
+from tests.stack import PATIENCE_S, eventually, free_port
 
 FOREIGN = Path(__file__).parents[3] / ".venv-tlog" / "bin" / "aics-witness"
 LOG = SIGNER.key.vkey
@@ -38,7 +38,7 @@ def seat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         else:
             vkey = running.enter_context(foreign(folder, port))
         url = f"http://127.0.0.1:{port}"
-        eventually(lambda: httpx.post(f"{url}/add-checkpoint", content=b"x").status_code == 400, "the witness answers", 60)
+        eventually(lambda: httpx.post(f"{url}/add-checkpoint", content=b"x").status_code == 400, "the witness answers")
         yield url, vkey
 
 
@@ -59,7 +59,7 @@ def foreign(folder: Path, port: int) -> Iterator[str]:
         yield next(word for word in made.stdout.replace('"', " ").split() if word.startswith("witness.example/foreign+"))
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE_S)
 
 
 def test_one_history_is_cosigned_and_no_other(seat: tuple[str, str], tmp_path: Path) -> None:

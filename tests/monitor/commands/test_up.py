@@ -115,7 +115,7 @@ def test_ready_means_that_the_engine_answers_on_its_socket(tmp_path: Path) -> No
 def test_a_stop_while_it_starts_is_clean(tmp_path: Path, number: signal.Signals) -> None:
     settings = config(tmp_path)
     up = started(settings, tmp_path)
-    eventually(settings.socket.exists, "the sidecar has begun", 60)
+    eventually(settings.socket.exists, "the sidecar has begun")
     up.send_signal(number)
     assert up.wait(timeout=30) == 0
     said = (tmp_path / "log").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import eventually
+from tests.stack import PATIENCE_S, eventually
 
 # A server and its worker, which hears no polite signal. `stubborn`: the server neither.
 SERVER = """
@@ -55,36 +55,36 @@ def test_a_server_that_is_killed_leaves_no_worker(tmp_path: Path, number: int, c
     parent, pids = start(tmp_path)
     assert all(map(alive, pids))
     os.kill(pids[0], number)
-    assert parent.wait(timeout=10) == code
-    eventually(lambda: not any(map(alive, pids)), "all are gone", 5)
+    assert parent.wait(timeout=PATIENCE_S) == code
+    eventually(lambda: not any(map(alive, pids)), "all are gone")
 
 
 def test_a_server_that_ends_by_itself_leaves_no_worker(tmp_path: Path) -> None:
     parent, pids = start(tmp_path, "short")
-    assert parent.wait(timeout=10) == 5
-    eventually(lambda: not any(map(alive, pids)), "all are gone", 5)
+    assert parent.wait(timeout=PATIENCE_S) == 5
+    eventually(lambda: not any(map(alive, pids)), "all are gone")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_the_server_which_ends_as_it_likes(tmp_path: Path, number: int) -> None:
     parent, pids = start(tmp_path)
     parent.send_signal(number)
-    assert parent.wait(timeout=10) == 7
-    eventually(lambda: not any(map(alive, pids)), "all are gone", 5)
+    assert parent.wait(timeout=PATIENCE_S) == 7
+    eventually(lambda: not any(map(alive, pids)), "all are gone")
 
 
 def test_a_server_that_hears_nothing_is_ended(tmp_path: Path) -> None:
     parent, pids = start(tmp_path, "stubborn")
     parent.terminate()
-    assert parent.wait(timeout=10) == 137
-    eventually(lambda: not any(map(alive, pids)), "all are gone", 5)
+    assert parent.wait(timeout=PATIENCE_S) == 137
+    eventually(lambda: not any(map(alive, pids)), "all are gone")
 
 
 def test_when_we_are_killed_the_server_is_told(tmp_path: Path) -> None:
     parent, pids = start(tmp_path)
     parent.kill()
     parent.wait()
-    eventually(lambda: not any(map(alive, pids)), "all are gone", 10)
+    eventually(lambda: not any(map(alive, pids)), "all are gone")
 
 
 # A program that starts vLLM, as `verify-tap` does, and waits for it.
@@ -109,4 +109,4 @@ def test_when_the_one_who_started_us_is_killed_nothing_is_left(tmp_path: Path, h
     assert all(map(alive, pids))
     starter.kill()
     starter.wait()
-    eventually(lambda: not any(map(alive, pids)), "all are gone", 10)
+    eventually(lambda: not any(map(alive, pids)), "all are gone")

@@ -20,6 +20,7 @@ from monitor.gateway.texts import Texts
 from monitor.http.serving import Servers
 from probes.bank import Bank
 from tests.monitor.pipeline.rig import RULES, Rig
+from tests.stack import PATIENCE_S
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -138,7 +139,7 @@ class Scene:
         async with self.gateway.started():
             running = asyncio.create_task(self.servers.run())
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=20, limits=limits) as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE_S, limits=limits) as client:
                 while not self.servers.started:
                     await asyncio.sleep(0.01)
                 try:
@@ -190,13 +191,14 @@ class Scene:
 
     async def until(self, check: Callable[[], Any], what: str) -> None:
         """A reply's last byte may be read before the gateway has put down how it ended."""
-        for _ in range(500):
-            if check():
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"not within 5 s: {what}")
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not check():
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"not within {PATIENCE_S} s: {what}") from None
 
-    async def raw(self, data: bytes, seconds: float = 5) -> bytes:
+    async def raw(self, data: bytes, seconds: float = PATIENCE_S) -> bytes:
         """What the gateway answers to these bytes until it closes or `seconds` pass."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(data)

@@ -22,6 +22,7 @@ from tests.banks import steerable
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Script, Stage, chunk, usage
 from tests.monitor.gateway.test_reroute import said, there
 from tests.rules.naive import probe_facts
+from tests.stack import PATIENCE_S
 
 RULES = """rules:
 - {rule: slow, desc: d, when: panic.last > 1, until: panic.last < 1, cool_down: 1 token, do: {throttle: {tokens_per_second: 500}}, mode: armed}
@@ -151,7 +152,7 @@ def test_whatever_happens_in_whatever_order(bank: Bank, tmp_path: Path, steps: l
         for step in steps:
             await run.step(step, exchange, stream, reading)
         await run.step("finish", exchange, stream, reading)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
         await scene.until(lambda: not scene.gateway.replies, "the reply is over")

@@ -18,6 +18,7 @@ from monitor.http import openai, protocol
 from monitor.pipeline.orders import Order
 from rules.schema import TenantLimit
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Script, Stage, chunk, error, scored, text, usage
+from tests.stack import PATIENCE_S
 
 NAN = float("nan")
 ROWS = {row["condition"]: row for row in failures.table()}
@@ -259,7 +260,7 @@ def test_upstream_timeout(stage: Stage, body: dict[str, Any]) -> None:
         if body is not TOOLS:
             exchange.send(chunk("a", 1))
         await exchange.writer.drain()
-        await asyncio.wait_for(exchange.gone.wait(), 5)  # the generation ends
+        await asyncio.wait_for(exchange.gone.wait(), PATIENCE_S)  # the generation ends
 
     response = stage.ask(stalls, settings={"upstream_idle_s": 0.3}, **body)
     assert error(response)["code"] == "upstream_timeout"
@@ -314,7 +315,7 @@ def test_client_gone(stage: Stage) -> None:
                 exchange.scores(stream, 0, 0.0)
                 exchange.send(chunk("a", 1))
             await exchange.writer.drain()
-            await asyncio.wait_for(exchange.gone.wait(), 5)
+            await asyncio.wait_for(exchange.gone.wait(), PATIENCE_S)
             exchange.end(stream, 1)
             ended.append(exchange.request)
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, Exchange, Scene, Script, Stage, chunk, error, events, scored, text, usage
+from tests.stack import PATIENCE_S
 
 COMPLETIONS, RESPONSES, MESSAGES = "/v1/completions", "/v1/responses", "/v1/messages"
 SECRET = "blackmail"
@@ -134,7 +135,7 @@ def test_the_engine_is_cut_off_when_every_choice_is_halted(stage: Stage) -> None
             exchange.scores(streams[index], 0, 9.0)
             exchange.send(chunk(SECRET, 1, index))
         await exchange.writer.drain()
-        await asyncio.wait_for(exchange.gone.wait(), 5)
+        await asyncio.wait_for(exchange.gone.wait(), PATIENCE_S)
 
     response = stage.ask(script, stream=True, n=2)
     assert [part["finish_reason"] for event in events(response) for part in event["choices"]] == ["content_filter"] * 2
@@ -180,7 +181,7 @@ def whole(panic: tuple[float, ...], route: str, runs_on: bool = False) -> Script
         exchange.scores(stream, 0, *panic)
         if runs_on:
             await exchange.writer.drain()
-            await asyncio.wait_for(exchange.gone.wait(), 5)
+            await asyncio.wait_for(exchange.gone.wait(), PATIENCE_S)
             return
         exchange.end(stream, len(panic))
         exchange.answer(REPLIES[route])

@@ -16,6 +16,7 @@ from monitor.gateway.target import REROUTED
 from probes.bank import Bank
 from tests.banks import steerable
 from tests.monitor.gateway.scene import ASK, CHAT, DONE, SSE, Exchange, Scene, Script, Stage, chunk, events, scored, text, usage
+from tests.stack import PATIENCE_S
 
 RULES = """rules:
 - {rule: turn, desc: d, when: panic.last > 3, do: {reroute: {to: safe, unjudged: allow, else: {message: No target.}}}, mode: armed}
@@ -76,7 +77,7 @@ def test_a_reply_goes_on_elsewhere_in_one_piece(stage: Stage) -> None:
         exchange.scores(stream, 0, *BAD)
         exchange.start()
         exchange.send(chunk("", 0, role="assistant"), *(chunk(f"w{i} ", i + 1) for i in range(6)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await exchange.gone.wait()
         gone.append(True)
 

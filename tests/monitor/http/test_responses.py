@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from monitor.http.responses import EventStream
+from tests.stack import PATIENCE_S
 
 
 @pytest.mark.parametrize("steps", range(6))
@@ -42,7 +43,7 @@ def test_a_client_that_goes_just_as_an_event_has_left_ends_the_work(steps: int) 
         for _ in range(steps):
             await asyncio.sleep(0)
         sending.set_result(None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await answering
 
     asyncio.run(run())

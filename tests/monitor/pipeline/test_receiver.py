@@ -65,7 +65,7 @@ def tap(path: Path, *messages: wire.Message) -> Iterator[socket.socket]:
 
 
 async def until(check: Callable[[], object], what: str) -> None:
-    for _ in range(2000):
+    for _ in range(6000):
         if check():
             return
         await asyncio.sleep(0.01)

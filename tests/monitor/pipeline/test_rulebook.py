@@ -25,6 +25,7 @@ from rules.document import DocumentError
 from rules.ruleset import ANYTHING
 from tests import ledgers
 from tests.rules.naive import probe_facts
+from tests.stack import PATIENCE_S
 
 RULE = "- {rule: %s, desc: d, when: 'panic.last > %s', do: %s, mode: %s}\n"
 
@@ -162,7 +163,7 @@ def test_what_a_refused_set_would_have_included_is_watched(shelf: Shelf, tmp_pat
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not check():
             await asyncio.sleep(0.02)
 

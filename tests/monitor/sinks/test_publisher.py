@@ -87,7 +87,7 @@ def test_a_topic_that_takes_nothing_is_one_line_and_health_names_it(tmp_path: Pa
         allowed.append(True)
         play.verdicts(1)
         play.publisher.notify()
-        eventually(lambda: not play.metrics.troubles["kafka_topics"](), "it takes records again", 30)
+        eventually(lambda: not play.metrics.troubles["kafka_topics"](), "it takes records again")
         play.publisher.close()
     assert len([line for line in caplog.messages if "refuses" in line]) == 1
     assert play.named() == list(range(2000))
@@ -106,7 +106,7 @@ def test_what_was_set_aside_is_not_set_aside_again_when_the_rest_is_tried_once_m
     play = Play(tmp_path, bank, Played(rule), audit_topic=AUDIT)
     play.verdicts(1)
     play.publisher.start()
-    eventually(lambda: play.publisher.position == play.ledger.kept > 1, "all is through", 30)
+    eventually(lambda: play.publisher.position == play.ledger.kept > 1, "all is through")
     play.publisher.close()
     assert len(tries) >= 20
     assert play.sample("kafka_refused_total", topic=VERDICTS, reason="MessageSizeTooLargeError") == 1
@@ -117,7 +117,7 @@ def test_a_producer_that_cannot_even_be_closed_ends_no_thread(tmp_path: Path, ba
     play = Play(tmp_path, bank, Played(NotLeaderForPartitionError, broken=True))
     play.verdicts(1)
     play.publisher.start()
-    eventually(lambda: play.sample("kafka_errors_total") >= 5, "it is tried again and again", 30)
+    eventually(lambda: play.sample("kafka_errors_total") >= 5, "it is tried again and again")
     assert play.publisher._thread.is_alive()
     play.publisher.close()
 
@@ -129,7 +129,7 @@ def test_what_was_purged_before_it_was_published_is_named(tmp_path: Path, bank: 
     play.ledger.seal()
     (play.ledger.path / "tile" / "entries" / "000").unlink()  # as a purge of the oldest bundle does
     play.publisher.start()
-    eventually(lambda: producer.sent == 700 - 256, "the rest is sent", 30)
+    eventually(lambda: producer.sent == 700 - 256, "the rest is sent")
     eventually(
         lambda: [each for each in ledgers.records(play.ledger.path, play.ledger) if each.get("event") == "purged"], "it is recorded", 30
     )

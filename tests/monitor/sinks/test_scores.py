@@ -158,7 +158,7 @@ def test_a_broker_that_is_not_there_costs_scores_and_nothing_else(bank: Bank) ->
     following, registry = feed(bank)
     following.follow(frame([(0, 0), (1, 0)], (began(0, "a#0"), began(1, "b#0"))))
     following.start()
-    eventually(lambda: value(registry, "kafka_scores_dropped") == 2, "they are counted", 30)
+    eventually(lambda: value(registry, "kafka_scores_dropped") == 2, "they are counted")
     assert registry.get_sample_value("barograph_sink_failing", {"sink": "scores"}) == 1
     following.close(20)
     assert not following._thread.is_alive()
