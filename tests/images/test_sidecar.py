@@ -173,7 +173,13 @@ def test_a_reply_is_judged_recorded_and_sealed(image: Archive, root: Path, tmp_p
         answer = eventually(judged, "a reply comes through")
         assert answer.headers["x-barograph"].startswith("judged")
         assert answer.json()["usage"]["completion_tokens"] == 20
-        eventually(lambda: "barograph_tokens_judged_total 20.0" in place.get("admin", "/metrics").text, "its tokens are counted")
+
+        def counted() -> bool:
+            """Twenty, and those of an earlier try that was too slow."""
+            found = re.search(r"^barograph_tokens_judged_total (\S+)$", place.get("admin", "/metrics").text, re.MULTILINE)
+            return found is not None and float(found[1]) >= 20
+
+        eventually(counted, "its tokens are counted")
         assert sidecar.stop() == 0
     records = ledgers.records(place.data / "ledger")
     assert {"sidecar", "tap", "stream", "reply"} <= {record["kind"] for record in records}
